@@ -1,0 +1,1 @@
+"""The learner: issues prompts, collects groups, takes GRPO steps, publishes weights."""

@@ -1,0 +1,326 @@
+"""The one TOML of a run, as frozen models; the words under a field are its help.
+
+Precedence: defaults < file < VOLLEY_SECTION__KEY environment < `--set section.key=value`.
+Keys follow TRL's GRPOConfig where it has one. Whatever is wrong raises SettingsError, which names
+the key and the fix.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+# Read by the processes themselves, never part of the TOML.
+PROCESS_VARIABLES = ("VOLLEY_TOKEN", "VOLLEY_TOKEN_FILE", "VOLLEY_REDIS_URL")
+
+Tree = dict[str, object]
+
+
+class SettingsError(ValueError):
+    """The configuration cannot be used; the text names the key and says what to do."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RunSettings(Section):
+    name: str = "run"
+    """Starts the name of the run's folder."""
+    folder: Path = Path("runs")
+    """Where run folders are made."""
+    steps: PositiveInt = 100
+    """Optimiser steps to take."""
+    seed: int = 0
+    """Of the prompt order, the sampling and the learner."""
+
+
+class ModelSettings(Section):
+    path: str
+    """A Hugging Face model id or a folder, for any AutoModelForCausalLM."""
+    revision: str | None = None
+    """Branch, tag or commit of a model id."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the forward and of the published tensors; the masters are always float32."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations in the backward; left out: for models above 1e9 parameters."""
+    attn_implementation: str = "sdpa"
+    """As transformers names it: sdpa, eager, flash_attention_2."""
+
+
+class DataSettings(Section):
+    train: Path
+    """JSONL with a `prompt` (text or chat messages) and any other columns."""
+
+
+class SamplingSettings(Section):
+    num_generations: PositiveInt = 8
+    """G, completions per prompt."""
+    temperature: PositiveFloat = 1.0
+    max_completion_length: PositiveInt = 256
+    """Tokens of one completion, at most."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Beside the end-of-sequence ids of the model."""
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    @model_validator(mode="after")
+    def _samples_the_distribution_that_is_trained(self) -> Self:
+        for key, neutral in NEUTRAL_SAMPLING.items():
+            if getattr(self, key) != neutral:
+                raise ValueError(
+                    f"{key} = {getattr(self, key)} changes the sampling distribution beyond the "
+                    f"temperature, and the loss does not correct for that yet: remove {key} or "
+                    f"set it to {neutral}"
+                )
+        return self
+
+
+NEUTRAL_SAMPLING: Mapping[str, float] = {
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+
+class RewardSettings(Section):
+    functions: tuple[str, ...] = ("exact_match",)
+    """`module:function` beside the config file, or the bare name of a built-in one."""
+    weights: tuple[float, ...] | None = None
+    """One per function; left out: 1 each."""
+
+    @model_validator(mode="after")
+    def _one_weight_per_function(self) -> Self:
+        if not self.functions:
+            raise ValueError("functions is empty: name at least one reward function")
+        if self.weights is not None and len(self.weights) != len(self.functions):
+            raise ValueError(
+                f"{len(self.weights)} weights for {len(self.functions)} functions: give one each"
+            )
+        return self
+
+    @property
+    def function_weights(self) -> tuple[float, ...]:
+        return self.weights or (1.0,) * len(self.functions)
+
+
+class LossSettings(Section):
+    loss_type: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
+    """How token losses are averaged; see docs/algorithm.md."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What the advantage is divided by."""
+    epsilon: PositiveFloat = 0.2
+    """Lower clip range of the ratio."""
+    epsilon_high: PositiveFloat | None = None
+    """Upper clip range; left out: epsilon."""
+    ratio_anchor: Literal["sampler", "proximal"] = "sampler"
+    """The policy under the ratio: that which sampled, or that at the step's start."""
+    importance_cap: PositiveFloat = 2.0
+    """Truncation of exp(proximal - sampler), used with the proximal anchor only."""
+    beta: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL term; 0 turns it off."""
+    kl_target: Literal["sampler", "reference"] = "sampler"
+    """The KL's other policy: that which sampled, or the frozen starting model."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Of the KL to the reference."""
+    use_bias_correction_kl: bool = True
+    """Multiply the KL to the reference by the differentiable ratio."""
+    num_iterations: PositiveInt = 1
+    """Passes over a step's groups, each with its own optimiser step."""
+    mask_truncated_completions: bool = False
+    """Leave completions that hit the length limit out of the loss."""
+
+    @model_validator(mode="after")
+    def _has_a_gradient(self) -> Self:
+        to_reference = self.beta > 0 and self.kl_target == "reference"
+        if to_reference and self.kl_estimator == "k1" and not self.use_bias_correction_kl:
+            raise ValueError(
+                "kl_estimator k1 without use_bias_correction_kl has no gradient on-policy: "
+                "use k2 or k3, or set use_bias_correction_kl = true"
+            )
+        return self
+
+
+class OptimSettings(Section):
+    groups_per_step: PositiveInt = 32
+    """Collected groups that make one step."""
+    learning_rate: PositiveFloat = 1e-6
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape of the decay after the warm-up, over run.steps."""
+    min_lr_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the learning rate at which the decay ends."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    adam_epsilon: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    micro_batch_tokens: PositiveInt = 16384
+    """Padded tokens in one forward and backward, at most (one sequence always fits)."""
+
+
+class QueueSettings(Section):
+    redis_url: str | None = None
+    """redis://[:password@]host:port/db; left out: `volley run` starts a Redis of its own."""
+    max_staleness: Annotated[int, Field(ge=0)] = 1
+    """Versions that a trained token may lag behind the learner."""
+    lease_s: PositiveFloat = 60.0
+    """Seconds without progress after which a task is given to another worker."""
+    max_attempts: PositiveInt = 5
+    """Failed or stale answers after which a prompt number is skipped."""
+    max_body_bytes: PositiveInt = 64 * 2**20
+    """Largest message that is accepted."""
+
+
+class WeightsSettings(Section):
+    keep: Annotated[int, Field(ge=2)] = 2
+    """Published versions whose bytes stay on disk; more while they are being downloaded."""
+
+
+class ServerSettings(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0 takes a free port, which is printed and written to the run folder."""
+
+
+class DevicesSettings(Section):
+    learner: str = "auto"
+    """cpu, cuda:0, ...; auto takes the first accelerator there is."""
+    rollout: tuple[str, ...] = ("auto",)
+    """One worker process per entry, on that device."""
+    threads: PositiveInt = 1
+    """CPU threads of each process; more than the cores over processes only slows down."""
+
+
+class LoggingSettings(Section):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["json", "text"] = "json"
+    sample_every: PositiveInt = 10
+    """Steps between two sample trajectories in the progress display."""
+
+
+class Settings(Section):
+    """Everything that decides a run."""
+
+    model: ModelSettings
+    data: DataSettings
+    run: RunSettings = RunSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    reward: RewardSettings = RewardSettings()
+    loss: LossSettings = LossSettings()
+    optim: OptimSettings = OptimSettings()
+    queue: QueueSettings = QueueSettings()
+    weights: WeightsSettings = WeightsSettings()
+    server: ServerSettings = ServerSettings()
+    devices: DevicesSettings = DevicesSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _advantages_exist(self) -> Self:
+        if self.sampling.num_generations == 1 and self.loss.scale_rewards != "none":
+            raise ValueError(
+                "sampling.num_generations = 1 leaves a normalised advantage undefined: use at "
+                "least 2 (8 is usual), or set loss.scale_rewards = 'none'"
+            )
+        return self
+
+
+def load_settings(
+    config: Path,
+    overrides: Iterable[str] = (),
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """The run's settings, its relative paths resolved against the folder of `config`."""
+    tree = _read_toml(config)
+    for name, value in environment.items():
+        if name.startswith("VOLLEY_") and name not in PROCESS_VARIABLES:
+            _overlay(tree, name, name.removeprefix("VOLLEY_").lower().split("__"), value)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {override}: write it as section.key=value")
+        _overlay(tree, f"--set {override}", key.strip().split("."), value.strip())
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError(_explain(config, error)) from error
+    return _resolve_paths(settings, config.parent.resolve())
+
+
+def _read_toml(config: Path) -> Tree:
+    try:
+        return tomllib.loads(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{config}: {error.strerror}: give the path of a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{config}: not TOML: {error}") from error
+
+
+def _overlay(tree: Tree, origin: str, path: list[str], text: str) -> None:
+    """Put `text` into `tree` at [section, key], read as TOML where it is TOML."""
+    section_name, key = [*path, "", ""][:2]
+    if len(path) != 2 or key not in _keys_of(section_name):
+        known = [f"{name}.{key}" for name in Settings.model_fields for key in _keys_of(name)]
+        raise SettingsError(f"{origin}: no such setting{_nearest('.'.join(path), known)}")
+    try:
+        value: object = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    section = tree.setdefault(section_name, {})
+    if isinstance(section, dict):
+        section[key] = value
+
+
+def _keys_of(section_name: str) -> list[str]:
+    field = Settings.model_fields.get(section_name)
+    section = field.annotation if field else None
+    if isinstance(section, type) and issubclass(section, Section):
+        return list(section.model_fields)
+    return []
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _explain(config: Path, error: ValidationError) -> str:
+    lines = [_explain_one(detail) for detail in error.errors()]
+    return "\n".join([f"{config}:", *(f"  {line}" for line in lines)])
+
+
+def _explain_one(detail: ErrorDetails) -> str:
+    path = [str(part) for part in detail["loc"]]
+    key = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        known = list(Settings.model_fields) if len(path) == 1 else _keys_of(path[0])
+        return f"{key}: no such key{_nearest(path[-1], known)}"
+    if detail["type"] == "missing":
+        return f"{key}: is needed"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
+
+
+def _resolve_paths(settings: Settings, folder: Path) -> Settings:
+    model_path = folder / settings.model.path
+    is_folder = settings.model.path.startswith((".", "/", "~")) or model_path.is_dir()
+    model = settings.model.model_copy(
+        update={"path": str(model_path.expanduser())} if is_folder else {}
+    )
+    data = settings.data.model_copy(update={"train": folder / settings.data.train})
+    return settings.model_copy(update={"model": model, "data": data})

@@ -1,0 +1,1 @@
+"""The rollout worker: leases tasks, samples groups, rewards them, follows the weights."""

@@ -1,0 +1,66 @@
+"""What a worker must know to join a run: the answer of `GET /v1/run`."""
+
+from msgspec import Struct
+
+
+class Blob(Struct, frozen=True):
+    """Immutable bytes that the learner serves under `/v1/blobs/{hash}`."""
+
+    hash: str
+    """BLAKE3, hexadecimal."""
+    num_bytes: int
+
+
+class ModelFile(Struct, frozen=True):
+    """A configuration or tokenizer file of the model folder; never weights."""
+
+    name: str
+    blob: Blob
+
+
+class SamplingSpec(Struct, frozen=True):
+    """Every field that shapes the sampling distribution, so that no engine default slips in."""
+
+    num_generations: int
+    temperature: float
+    max_completion_length: int
+    stop_token_ids: tuple[int, ...]
+    """Resolved once, by the learner; the ending one is part of the completion and trained."""
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+class RewardSpec(Struct, frozen=True):
+    """A reward function by name; the code itself is on each worker and must have this hash."""
+
+    name: str
+    """`module:function`, or the bare name of a built-in one."""
+    weight: float
+    file_hash: str | None
+    """BLAKE3 of the module's file; None for a built-in function."""
+
+
+class RunSpec(Struct, frozen=True):
+    """A run, as far as workers are concerned."""
+
+    schema_version: int
+    run: str
+    model_files: tuple[ModelFile, ...]
+    dtype: str
+    """Of the published tensors, as torch spells it: float32, bfloat16."""
+    max_context_length: int
+    """Prompt and completion together, in tokens."""
+    vocab_size: int
+    sampling: SamplingSpec
+    rewards: tuple[RewardSpec, ...]
+    code_folder: str
+    """Where the learner found the reward code; a hint for workers on the same machine."""
+    redis_url: str
+    """With credentials: this answer is a secret."""
+    lease_s: float
+    max_staleness: int
+    max_body_bytes: int

@@ -1,0 +1,1 @@
+"""How the bytes move: the queue, the HTTP client, hashed tensors."""
