@@ -16,3 +16,5 @@ class Manifest(Struct, frozen=True):
     """BLAKE3 over name, dtype, shape and bytes of every tensor; see volley.transport.tensors."""
     anchor: Blob
     """All tensors, plain safetensors."""
+    finished: bool = False
+    """The run is over: nothing will be issued any more, workers may leave."""
