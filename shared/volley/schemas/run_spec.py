@@ -2,6 +2,9 @@
 
 from msgspec import Struct
 
+BUILTIN_REWARDS = ("exact_match",)
+"""Names of the reward functions that every worker brings."""
+
 
 class Blob(Struct, frozen=True):
     """Immutable bytes that the learner serves under `/v1/blobs/{hash}`."""

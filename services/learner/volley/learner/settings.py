@@ -15,6 +15,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from volley.telemetry.stops import ExitCode, Stop
+
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -24,8 +26,11 @@ PROCESS_VARIABLES = ("VOLLEY_TOKEN", "VOLLEY_TOKEN_FILE", "VOLLEY_REDIS_URL")
 Tree = dict[str, object]
 
 
-class SettingsError(ValueError):
-    """The configuration cannot be used; the text names the key and says what to do."""
+class SettingsError(Stop):
+    """The configuration cannot be used; the message names the key and says what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ExitCode.CONFIG, message)
 
 
 class Section(BaseModel):

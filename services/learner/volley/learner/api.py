@@ -1,0 +1,163 @@
+"""The learner over HTTP: its spec, its weights and its status, behind one bearer token.
+
+GET /healthz              alive; the only route without a token
+GET /readyz               the first weights are published and Redis answers
+GET /metrics              Prometheus
+GET /v1/status            StatusReport
+GET /v1/run               RunSpec: what a worker needs to join (holds secrets)
+GET /v1/weights           Manifest; long-poll with ?have=ROOT&wait=SECONDS, else 204
+GET /v1/blobs/{hash}      immutable bytes, Range
+"""
+
+import asyncio
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+import uvicorn
+from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Response
+from fastapi.responses import FileResponse
+from starlette.types import Receive, Scope, Send
+
+from volley.learner.weight_store import WeightStore
+from volley.schemas.manifest import Manifest
+from volley.schemas.run_spec import RunSpec
+from volley.schemas.status import StatusReport
+from volley.telemetry.metrics import expose
+from volley.telemetry.stops import ExitCode, Stop
+
+MAX_WAIT_S = 60.0
+SHUTDOWN_S = 5
+
+
+class _PinnedFile(FileResponse):
+    """A blob that is not deleted while it is being sent."""
+
+    chunk_size = 2**20
+
+    def __init__(self, store: WeightStore, blob_hash: str) -> None:
+        self._store = store
+        self._hash = blob_hash
+        with store.pinned(blob_hash) as path:
+            if path is None:
+                raise HTTPException(404, "no such blob; ask /v1/weights for the current one")
+            super().__init__(
+                path,
+                media_type="application/octet-stream",
+                headers={"ETag": f'"{blob_hash}"', "Cache-Control": "immutable"},
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._store.pinned(self._hash):
+            await super().__call__(scope, receive, send)
+
+
+def create_app(
+    store: WeightStore, spec: RunSpec, report: Callable[[], StatusReport], token: str
+) -> FastAPI:
+    """The routes over these parts; a request without `token` gets 401 everywhere but /healthz."""
+
+    def authorised(authorization: Annotated[str, Header()] = "") -> None:
+        if not secrets.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            raise HTTPException(
+                401,
+                "wrong or missing token: send `Authorization: Bearer` with the run's VOLLEY_TOKEN",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    app = FastAPI(title="Volley learner", docs_url=None, redoc_url=None, openapi_url=None)
+    guarded = [Depends(authorised)]
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", dependencies=guarded)
+    def readyz() -> dict[str, str]:
+        if store.head is None:
+            raise HTTPException(503, "no weights are published yet")
+        redis = report().redis
+        if redis != "ok":
+            raise HTTPException(503, f"redis: {redis}")
+        return {"status": "ready"}
+
+    @app.get("/metrics", dependencies=guarded)
+    def metrics() -> Response:
+        return Response(expose(report), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/status", dependencies=guarded)
+    def status() -> Response:
+        return _json(report())
+
+    @app.get("/v1/run", dependencies=guarded)
+    async def run() -> Response:
+        return _json(spec)
+
+    @app.get("/v1/weights", dependencies=guarded)
+    async def weights(
+        have: Annotated[str, Query(max_length=128)] = "",
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
+    ) -> Response:
+        manifest = await _changed(store, have, wait)
+        return Response(status_code=204) if manifest is None else _json(manifest)
+
+    @app.get("/v1/blobs/{blob_hash}", dependencies=guarded)
+    def blob(blob_hash: Annotated[str, Path(max_length=128)]) -> Response:
+        return _PinnedFile(store, blob_hash)
+
+    return app
+
+
+def _json(content: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+async def _changed(store: WeightStore, have: str, wait_s: float) -> Manifest | None:
+    """The head as soon as its root is not `have` or the run is over; None after `wait_s`."""
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+    with store.listening(lambda: loop.call_soon_threadsafe(changed.set)):
+        try:
+            async with asyncio.timeout(wait_s):
+                while (head := store.head) is None or (head.root == have and not head.finished):
+                    changed.clear()
+                    await changed.wait()
+                return head
+        except TimeoutError:
+            return None
+
+
+class ApiServer:
+    """Serves an app from a thread of its own, on a socket that is bound at once."""
+
+    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+        try:
+            self._socket = socket.create_server((host, port), backlog=512)
+        except OSError as error:
+            raise Stop(
+                ExitCode.ENVIRONMENT,
+                f"server.host {host}, server.port {port}: {error.strerror}: "
+                "choose a free port, or 0 for any",
+            ) from error
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="api", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer what is under way, then close."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()

@@ -1,0 +1,240 @@
+"""The learner's loop: where groups become steps and steps become weights.
+
+    issue -> [tasks] -> workers -> [results] -> collect -> judge -> train -> close -> publish -+
+      ^                                           |                   |                |      |
+      |                                           waits for a         the device       wakes  |
+      |                                           result in Redis                      workers|
+      +---------------------------------------------------------------------------------------+
+
+A place is free once its number is closed, and it is filled after the publish, so that nothing is
+sampled from weights that are about to be replaced. While Redis is away the loop waits until a
+reconcile succeeds: that finishes whatever the failed call had begun. A second thread watches the
+leases, so that a dead worker's tasks move on while a long step trains. Signals set one event.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import tenacity
+
+from volley.learner.leases import LeaseClock
+from volley.learner.policy import Policy
+from volley.learner.record import Record
+from volley.learner.status import Progress
+from volley.learner.tasks import Tasks
+from volley.learner.update import StepResult, Update
+from volley.learner.weight_store import WeightStore
+from volley.schemas.groups import Group, Version
+from volley.schemas.status import LearnerState
+from volley.telemetry.stops import ExitCode, Stop
+from volley.transport.redis_stream import (
+    Delivery,
+    LearnerQueue,
+    QueueFenced,
+    QueueForgotten,
+    QueueFull,
+    QueueMisconfigured,
+    QueueUnavailable,
+)
+
+logger = logging.getLogger(__name__)
+
+COLLECT_BLOCK_S = 1.0
+FIRST_CONNECT_S = 30.0
+RETRY_MAX_S = 5.0
+LEASE_LOOKS = 5
+"""Looks at the leases in the time after which one is lost."""
+
+PASSING = (QueueUnavailable, QueueForgotten, QueueFull)
+"""Troubles of Redis that end by waiting and reconciling."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRules:
+    """When a step is full, when the run is done, and when it gives up."""
+
+    steps: int
+    groups_per_step: int
+    lease_s: float
+    max_idle_rounds: int = 20
+    """Rounds in a row in which no group had a signal."""
+    max_refused_rounds: int = 3
+    """Rounds in a row with a loss or gradient that was not finite."""
+
+
+class Loop:
+    """Runs until its steps are done, it is told to stop, or something raises Stop."""
+
+    def __init__(
+        self,
+        rules: LoopRules,
+        tasks: Tasks,
+        queue: LearnerQueue,
+        update: Update,
+        policy: Policy,
+        store: WeightStore,
+        record: Record,
+        progress: Progress,
+    ) -> None:
+        self._rules = rules
+        self._tasks = tasks
+        self._queue = queue
+        self._update = update
+        self._policy = policy
+        self._store = store
+        self._record = record
+        self._progress = progress
+        self._uncollected: deque[Delivery] = deque()
+        self._rounds_without_step = 0
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Take the steps of the run; returns early, after the step in hand, when told to stop."""
+        self._publish(self._progress.version)
+        self._connect()
+        self._record.begin()
+        with self._watching_leases():
+            while not self._is_over():
+                self._issue()
+                groups = self._collect()
+                result = self._train(groups)
+                self._close(result)
+                if result.applied:
+                    self._publish(_next(self._progress.version))
+                    self._record.step(groups, result)
+        self._progress.state = LearnerState.FINISHED if self._is_done() else LearnerState.STOPPED
+
+    def stop_on_signals(self) -> None:
+        """End after the step in hand at SIGTERM or Ctrl-C; a second one ends the process."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda number, _: self._stop(number))
+
+    def _stop(self, number: int) -> None:
+        self._stopping.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    def _is_done(self) -> bool:
+        return self._progress.version.step >= self._rules.steps
+
+    def _is_over(self) -> bool:
+        return self._is_done() or self._stopping.is_set()
+
+    def _publish(self, version: Version) -> None:
+        with self._record.timing(LearnerState.PUBLISHING):
+            manifest = self._store.publish(self._policy.published_tensors(), version)
+        self._progress.version, self._progress.root = version, manifest.root
+        logger.info("published weights", extra={"version": str(version), "root": manifest.root})
+
+    def _issue(self) -> None:
+        self._with_redis(lambda: self._tasks.issue(self._progress.version))
+
+    def _collect(self) -> list[Group]:
+        """A step's worth of groups; fewer when told to stop."""
+        groups: list[Group] = []
+        with self._record.timing(LearnerState.WAITING):
+            while len(groups) < self._rules.groups_per_step and not self._stopping.is_set():
+                self._with_redis(lambda: self._collect_some(groups))
+        return groups
+
+    def _collect_some(self, groups: list[Group]) -> None:
+        if not self._uncollected:
+            self._uncollected.extend(self._queue.collect(COLLECT_BLOCK_S))
+        while self._uncollected and len(groups) < self._rules.groups_per_step:
+            group = self._tasks.judge(self._uncollected.popleft())
+            if group is not None:
+                groups.append(group)
+
+    def _train(self, groups: list[Group]) -> StepResult:
+        with self._record.timing(LearnerState.TRAINING):
+            result = self._update.step(groups, self._progress.version)
+        logger.info("took a step" if result.applied else "took no step", extra=result.metrics)
+        return result
+
+    def _close(self, result: StepResult) -> None:
+        self._with_redis(lambda: self._tasks.close(result.dispositions))
+        self._rounds_without_step = 0 if result.applied else self._rounds_without_step + 1
+        if result.refused and self._rounds_without_step >= self._rules.max_refused_rounds:
+            raise Stop(
+                ExitCode.DIVERGED,
+                f"loss or gradient was not finite in {self._rounds_without_step} rounds in a row; "
+                f"the weights of step {self._progress.version.step} stay published: lower "
+                "optim.learning_rate, or see the last lines of metrics.jsonl",
+            )
+        if self._rounds_without_step >= self._rules.max_idle_rounds:
+            raise Stop(
+                ExitCode.CONFIG,
+                f"no group had a signal in {self._rounds_without_step} rounds: within each group "
+                "all rewards are equal. Use easier prompts, a warmer start or a finer reward",
+            )
+
+    def _with_redis(self, action: Callable[[], None]) -> None:
+        """Do `action`; if Redis is away or forgot the run, wait and let a reconcile finish it."""
+        try:
+            action()
+        except PASSING as error:
+            self._progress.redis = f"degraded: {error}"
+            logger.warning("lost Redis, waiting for it", extra={"reason": str(error)})
+            self._reconcile(tenacity.stop_when_event_set(self._stopping))
+            self._progress.redis = "ok"
+            logger.info("reconciled with Redis")
+        except QueueFenced as error:
+            raise _stopped_by(error) from error
+
+    def _connect(self) -> None:
+        stop = tenacity.stop_when_event_set(self._stopping)
+        self._reconcile(stop | tenacity.stop_after_delay(FIRST_CONNECT_S))
+
+    def _reconcile(self, stop: tenacity.stop.stop_base) -> None:
+        """Try until Redis holds exactly the open numbers; raises Stop when it never will."""
+        self._uncollected.clear()
+        retry = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(PASSING),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=RETRY_MAX_S),
+            sleep=tenacity.sleep_using_event(self._stopping),
+            stop=stop,
+            before_sleep=tenacity.before_sleep_log(logger, logging.DEBUG),
+            reraise=True,
+        )
+        try:
+            retry(self._tasks.reconcile)
+        except (*PASSING, QueueFenced, QueueMisconfigured) as error:
+            if not self._stopping.is_set():
+                raise _stopped_by(error) from error
+
+    @contextmanager
+    def _watching_leases(self) -> Iterator[None]:
+        ended = threading.Event()
+        watch = threading.Thread(target=self._watch_leases, args=(ended,), name="leases")
+        watch.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watch.join()
+
+    def _watch_leases(self, ended: threading.Event) -> None:
+        clock = LeaseClock(self._rules.lease_s)
+        while not ended.wait(self._rules.lease_s / LEASE_LOOKS):
+            try:
+                for task in clock.stalled(self._queue.held_tasks(), time.monotonic()):
+                    self._tasks.lease_lost(task)
+            except PASSING:
+                # The loop reconciles; until then nobody could have shown progress.
+                clock.forget()
+            except QueueFenced:
+                return
+
+
+def _next(version: Version) -> Version:
+    return Version(version.epoch, version.step + 1)
+
+
+def _stopped_by(error: Exception) -> Stop:
+    code = ExitCode.ANOTHER_LEARNER if isinstance(error, QueueFenced) else ExitCode.ENVIRONMENT
+    return Stop(code, str(error))

@@ -1,0 +1,95 @@
+"""What a run leaves to be read: a line of metrics a step, and a summary at the end."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from volley.learner.prompts import Prompts
+from volley.learner.run_folder import RunFolder
+from volley.learner.status import Progress
+from volley.learner.update import StepResult
+from volley.schemas.groups import Group
+from volley.schemas.status import LearnerState, StatusReport
+
+
+class Record:
+    """Counts and times what the loop does; writes metrics.jsonl and summary.json."""
+
+    def __init__(self, folder: RunFolder, progress: Progress, prompts: Prompts) -> None:
+        self._folder = folder
+        self._progress = progress
+        self._prompts = prompts
+        self._seconds: dict[LearnerState, float] = {}
+        self._num_tokens = 0
+        self._first_issue_s = self._last_step_s = time.monotonic()
+
+    @contextmanager
+    def timing(self, state: LearnerState) -> Iterator[None]:
+        """The loop is in `state` while inside; the seconds go into the step's metrics."""
+        self._progress.state = state
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = self._seconds.get(state, 0.0)
+            self._seconds[state] = spent + time.monotonic() - start
+
+    def begin(self) -> None:
+        """The first task is about to be issued: rates count from here."""
+        self._first_issue_s = self._last_step_s = time.monotonic()
+
+    def step(self, groups: Sequence[Group], result: StepResult) -> None:
+        """Write down a step that was applied, under the version it led to."""
+        num_tokens = sum(one.num_tokens for group in groups for one in group.trajectories)
+        num_samples = sum(len(group.trajectories) for group in groups)
+        now = time.monotonic()
+        step_s, self._last_step_s = now - self._last_step_s, now
+        self._num_tokens += num_tokens
+        progress = self._progress
+        progress.num_samples += num_samples
+        progress.metrics = {
+            **result.metrics,
+            "num_samples": float(progress.num_samples),
+            "samples_per_s": num_samples / step_s,
+            "tokens_per_s": num_tokens / step_s,
+            "waiting_s": self._seconds.get(LearnerState.WAITING, 0.0),
+            "training_s": self._seconds.get(LearnerState.TRAINING, 0.0),
+            "publishing_s": self._seconds.get(LearnerState.PUBLISHING, 0.0),
+        }
+        progress.sample = self._sample(groups[0])
+        self._seconds.clear()
+        version = progress.version
+        self._folder.append_metrics(
+            {"epoch": version.epoch, "step": version.step, "root": progress.root} | progress.metrics
+        )
+
+    def summary(self, status: StatusReport) -> None:
+        """Write what came of the run."""
+        issue_to_step_s = self._last_step_s - self._first_issue_s
+        rate = 1.0 / issue_to_step_s if issue_to_step_s > 0 else 0.0
+        self._folder.write_json(
+            "summary.json",
+            {
+                "run": status.run,
+                "state": status.state.value,
+                "steps": status.version.step,
+                "samples": status.num_samples,
+                "samples_per_s": status.num_samples * rate,
+                "tokens_per_s": self._num_tokens * rate,
+                "wall_s": status.uptime_s,
+                "engine": ", ".join(sorted({worker.engine for worker in status.workers})),
+                "final_epoch": status.version.epoch,
+                "final_step": status.version.step,
+                "final_root": status.root,
+                "ledger": {
+                    field: getattr(status.ledger, field)
+                    for field in status.ledger.__struct_fields__
+                },
+            },
+        )
+
+    def _sample(self, group: Group) -> str:
+        prompt = self._prompts[group.number].prompt
+        asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        first = group.trajectories[0]
+        return f"{asked} {first.text} (rewards {', '.join(map(str, first.rewards))})"

@@ -1,0 +1,71 @@
+"""The run at a glance, put together when somebody asks."""
+
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from volley.learner.tasks import Tasks
+from volley.schemas.groups import Version
+from volley.schemas.status import LearnerState, QueueDepth, StatusReport, WorkerReport
+from volley.transport.redis_stream import LearnerQueue, QueueError
+
+_REPORT = msgspec.json.Decoder(WorkerReport)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the loop knows about itself; it writes, the server reads."""
+
+    run: str
+    steps: int
+    version: Version
+    root: str = ""
+    state: LearnerState = LearnerState.STARTING
+    redis: str = "ok"
+    num_samples: int = 0
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    sample: str | None = None
+    started_s: float = field(default_factory=time.monotonic)
+
+
+def read_workers(queue: LearnerQueue) -> tuple[WorkerReport, ...]:
+    """The reports of workers that are alive; one that cannot be read is left out."""
+    reports = []
+    for body in queue.reports():
+        try:
+            reports.append(_REPORT.decode(body))
+        except msgspec.DecodeError:
+            continue
+    return tuple(sorted(reports, key=lambda report: report.worker))
+
+
+def report_status(
+    progress: Progress, tasks: Tasks, queue: LearnerQueue, places: int
+) -> StatusReport:
+    """Everything that `/v1/status` says; what Redis knows is left out while it is away."""
+    depth: QueueDepth | None = None
+    workers: tuple[WorkerReport, ...] = ()
+    duplicates = 0
+    redis = progress.redis
+    try:
+        depth, workers, duplicates = queue.depth(), read_workers(queue), queue.duplicates()
+    except QueueError as error:
+        redis = f"degraded: {error}"
+    return StatusReport(
+        run=progress.run,
+        state=progress.state,
+        version=progress.version,
+        steps=progress.steps,
+        root=progress.root,
+        redis=redis,
+        uptime_s=time.monotonic() - progress.started_s,
+        num_samples=progress.num_samples,
+        places=places,
+        queue=depth,
+        ledger=tasks.ledger.counts(),
+        deliveries=tasks.ledger.deliveries(duplicates),
+        workers=workers,
+        metrics=progress.metrics,
+        sample=progress.sample,
+    )

@@ -1,0 +1,184 @@
+"""Prompt numbers on their way: issued, judged when they come back, tried again, closed.
+
+The ledger says what a number is; this file keeps the queue in step with it. Everything here may be
+called from the learner's loop and from its lease watch, one at a time.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from volley.learner.ledger import Delivery, Disposition, Ledger, closing
+from volley.learner.prompts import Prompts
+from volley.schemas.codec import GroupLimits, InvalidMessage, decode_result, encode
+from volley.schemas.groups import (
+    SCHEMA_VERSION,
+    Failure,
+    FailureReason,
+    Group,
+    Task,
+    Version,
+)
+from volley.telemetry.stops import ExitCode, Stop
+from volley.transport import redis_stream
+
+logger = logging.getLogger(__name__)
+
+# A run that has never had one good group has a mistake in it, not bad luck.
+FAILURES_BEFORE_FIRST_GROUP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRules:
+    """How many numbers are out at once, and how patient the learner is with each."""
+
+    places: int
+    """(max_staleness + 1) x groups_per_step: bounds memory and lag."""
+    max_staleness: int
+    max_attempts: int
+    seed: int
+
+
+class Tasks:
+    """Keeps up to `places` numbers outstanding and turns deliveries into groups."""
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        queue: redis_stream.LearnerQueue,
+        limits: GroupLimits,
+        rules: TaskRules,
+        head: Version,
+    ) -> None:
+        self._prompts = prompts
+        self._queue = queue
+        self._limits = limits
+        self._rules = rules
+        self._head = head
+        self._failures_before_first_group: int | None = 0
+        self._lock = threading.Lock()
+        self.ledger = Ledger()
+
+    def issue(self, head: Version) -> None:
+        """Fill the free places with the next numbers, to be sampled from `head` or newer."""
+        with self._lock:
+            self._head = head
+            numbers = self.ledger.issue(self._rules.places - len(self.ledger.open))
+            self._queue.issue({number: self._body(number) for number in numbers})
+
+    def judge(self, delivery: redis_stream.Delivery) -> Group | None:
+        """The group of a delivery if it can be trained on; everything else is dealt with here."""
+        with self._lock:
+            number = delivery.number
+            if number not in self.ledger.wanted:
+                # In hand already (the cursor went back after a reconnect) or closed since.
+                return None
+            try:
+                result = decode_result(delivery.body, self._limits)
+                self._check_origin(result, number)
+            except InvalidMessage as error:
+                self._try_again(delivery, Delivery.INVALID, str(error))
+                return None
+            if isinstance(result, Failure):
+                self._judge_failure(delivery, result)
+                return None
+            lag = self._head.step - _oldest(result).step
+            if lag > self._rules.max_staleness:
+                self._try_again(delivery, Delivery.STALE, f"{lag} versions behind")
+                return None
+            self._failures_before_first_group = None
+            self.ledger.take(number)
+            return result
+
+    def lease_lost(self, task: redis_stream.HeldTask) -> None:
+        """Give a task whose worker makes no progress to another worker."""
+        with self._lock:
+            if task.number in self.ledger.wanted:
+                logger.warning("lease lost", extra={"number": task.number, "worker": task.worker})
+                self._reissue(task.number, task.held, "lease")
+
+    def close(self, dispositions: Mapping[int, Disposition]) -> None:
+        """Give numbers their final state and take them out of the queue."""
+        with self._lock:
+            self.ledger.close(dispositions)
+            self._queue.drop(dispositions.keys())
+
+    def reconcile(self) -> None:
+        """Make Redis hold exactly the open numbers again, whatever was lost or left over there."""
+        with self._lock:
+            wanted = self.ledger.wanted
+            there = self._queue.reconcile(wanted)
+            self._queue.issue({number: self._body(number) for number in wanted - there})
+
+    def _body(self, number: int) -> bytes:
+        prompt = self._prompts[number]
+        attempt = self.ledger.attempt(number)
+        return encode(
+            Task(
+                schema_version=SCHEMA_VERSION,
+                run=self._limits.run,
+                number=number,
+                attempt=attempt,
+                seed=sampling_seed(self._rules.seed, number, attempt),
+                min_version=self._head,
+                prompt=prompt.prompt,
+                prompt_ids=prompt.prompt_ids,
+                columns=prompt.columns,
+            )
+        )
+
+    def _check_origin(self, result: Group | Failure, number: int) -> None:
+        if result.number != number:
+            raise InvalidMessage(f"group {result.number} came in the place of {number}")
+        if isinstance(result, Failure):
+            return
+        if result.prompt_ids != self._prompts[number].prompt_ids:
+            raise InvalidMessage("the group answers another prompt")
+        spans = [span for one in result.trajectories for span in one.version_spans]
+        if any(span.version > self._head for span in spans):
+            raise InvalidMessage(f"a token claims a version above the head {self._head}")
+
+    def _judge_failure(self, delivery: redis_stream.Delivery, failure: Failure) -> None:
+        if failure.reason is FailureReason.HANDED_BACK:
+            self._reissue(delivery.number, delivery.held, failure.reason, strike=False)
+        else:
+            self._try_again(delivery, Delivery.FAILED, f"{failure.reason}: {failure.detail}")
+
+    def _try_again(self, delivery: redis_stream.Delivery, kind: Delivery, detail: str) -> None:
+        logger.warning("%s delivery", kind, extra={"number": delivery.number, "detail": detail})
+        self.ledger.count(kind)
+        self._stop_if_nothing_ever_worked(detail)
+        self._reissue(delivery.number, delivery.held, kind)
+
+    def _reissue(self, number: int, held: str, reason: str, *, strike: bool = True) -> None:
+        strikes = self.ledger.retry(number, reason, strike=strike)
+        if strikes < self._rules.max_attempts:
+            self._queue.reissue(number, held, self._body(number))
+            return
+        logger.warning("skipped number", extra={"number": number, "strikes": strikes})
+        self.ledger.close(closing([number], Disposition.SKIPPED))
+        self._queue.drop([number])
+
+    def _stop_if_nothing_ever_worked(self, detail: str) -> None:
+        if self._failures_before_first_group is None:
+            return
+        self._failures_before_first_group += 1
+        if self._failures_before_first_group >= FAILURES_BEFORE_FIRST_GROUP:
+            raise Stop(
+                ExitCode.CONFIG,
+                f"{FAILURES_BEFORE_FIRST_GROUP} answers failed before a single group succeeded; "
+                f"the last one said:\n{detail}",
+            )
+
+
+def sampling_seed(run_seed: int, number: int, attempt: int) -> int:
+    """A 63-bit seed that names one attempt at one number."""
+    digest = blake3(f"{run_seed}/{number}/{attempt}".encode()).digest(length=8)
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _oldest(group: Group) -> Version:
+    return min(span.version for one in group.trajectories for span in one.version_spans)

@@ -1,0 +1,43 @@
+"""The bearer token of a run: given by the environment or a file, else made up."""
+
+import ipaddress
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from volley.learner.settings import ServerSettings
+from volley.telemetry.stops import ExitCode, Stop
+
+
+def read_token(server: ServerSettings, environment: Mapping[str, str] = os.environ) -> str:
+    """VOLLEY_TOKEN, else the content of VOLLEY_TOKEN_FILE, else a random one on loopback only."""
+    given = environment.get("VOLLEY_TOKEN") or _from_file(environment.get("VOLLEY_TOKEN_FILE"))
+    if given:
+        return given
+    if not _is_loopback(server.host):
+        raise Stop(
+            ExitCode.CONFIG,
+            f"server.host = {server.host} is reachable from elsewhere: set VOLLEY_TOKEN (or "
+            "VOLLEY_TOKEN_FILE) to a secret of your own, for the workers to know as well",
+        )
+    return secrets.token_urlsafe(32)
+
+
+def _from_file(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Stop(ExitCode.CONFIG, f"VOLLEY_TOKEN_FILE: cannot read {path}: {error}") from error
+    if not token:
+        raise Stop(ExitCode.CONFIG, f"VOLLEY_TOKEN_FILE: {path} is empty: write a token into it")
+    return token
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

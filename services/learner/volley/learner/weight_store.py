@@ -1,0 +1,116 @@
+"""Published weights: blobs on disk under their hash, the head's manifest, and who waits for it.
+
+Order is the promise: bytes are written, hashed and in place before the manifest names them.
+"""
+
+import mmap
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from volley.schemas.groups import SCHEMA_VERSION, Version
+from volley.schemas.manifest import Manifest
+from volley.schemas.run_spec import Blob
+from volley.transport.tensors import hash_bytes, root_of
+
+
+class WeightStore:
+    """The blobs of one run; safe to use from the learner's loop and from the server."""
+
+    def __init__(self, folder: Path, run: str, keep: int) -> None:
+        self._folder = folder
+        self._run = run
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._head: Manifest | None = None
+        self._anchors: list[str] = []
+        self._paths: dict[str, Path] = {}
+        self._pins: Counter[str] = Counter()
+        self._listeners: set[Callable[[], None]] = set()
+
+    @property
+    def head(self) -> Manifest | None:
+        """What workers should hold; None before the first publish."""
+        return self._head
+
+    def add(self, content: bytes) -> Blob:
+        """Serve these bytes under their hash for as long as the run lives."""
+        blob = Blob(hash_bytes(content), len(content))
+        path = self._folder / blob.hash
+        path.write_bytes(content)
+        with self._lock:
+            self._paths[blob.hash] = path
+        return blob
+
+    def publish(self, tensors: Mapping[str, torch.Tensor], version: Version) -> Manifest:
+        """Make `tensors` the head under the name `version`; readable before it is announced."""
+        written = self._folder / f".{version}.safetensors"
+        save_file(dict(tensors), written)
+        with written.open("rb") as file, _mapped(file.fileno()) as content:
+            blob, root = Blob(hash_bytes(content), len(content)), root_of(content)
+        path = self._folder / f"{blob.hash}.safetensors"
+        written.replace(path)
+        manifest = Manifest(SCHEMA_VERSION, self._run, version, root, blob)
+        with self._lock:
+            self._paths[blob.hash] = path
+            self._anchors = [kept for kept in self._anchors if kept != blob.hash] + [blob.hash]
+            self._prune()
+        self._announce(manifest)
+        return manifest
+
+    def finish(self) -> None:
+        """Tell everyone who waits that the run is over."""
+        head = self._head
+        if head is not None:
+            self._announce(
+                Manifest(head.schema_version, head.run, head.version, head.root, head.anchor, True)
+            )
+
+    @contextmanager
+    def pinned(self, blob_hash: str) -> Iterator[Path | None]:
+        """The file of a blob, kept while inside; None where no blob has this name."""
+        with self._lock:
+            path = self._paths.get(blob_hash)
+            self._pins[blob_hash] += 1
+        try:
+            yield path
+        finally:
+            with self._lock:
+                self._pins[blob_hash] -= 1
+                self._prune()
+
+    @contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call `listener` (from the publishing thread) whenever the manifest changes."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    def _announce(self, manifest: Manifest) -> None:
+        self._head = manifest
+        for listener in tuple(self._listeners):
+            listener()
+
+    def _prune(self) -> None:
+        """Delete anchors that are neither among the newest nor being downloaded."""
+        for old in self._anchors[: -self._keep]:
+            if not self._pins[old]:
+                self._anchors.remove(old)
+                self._paths.pop(old).unlink()
+
+
+@contextmanager
+def _mapped(file_descriptor: int) -> Iterator[memoryview]:
+    """A file as memory, so that large anchors are hashed without a copy."""
+    with (
+        mmap.mmap(file_descriptor, 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as view,
+    ):
+        yield view

@@ -1,0 +1,56 @@
+import pytest
+
+from volley.learner.ledger import Delivery, Disposition, Ledger, closing
+
+
+def sums_meet(ledger: Ledger) -> bool:
+    counts = ledger.counts()
+    return counts.issued == (
+        counts.open + counts.trained + counts.filtered + counts.refused + counts.skipped
+    )
+
+
+def test_every_number_is_open_or_in_one_state():
+    ledger = Ledger()
+    assert list(ledger.issue(4)) == [0, 1, 2, 3]
+    assert list(ledger.issue(2)) == [4, 5]
+    ledger.close({0: Disposition.TRAINED, 1: Disposition.FILTERED})
+    ledger.close(closing([2, 3], Disposition.SKIPPED))
+    counts = ledger.counts()
+    assert (counts.issued, counts.open, counts.trained, counts.skipped) == (6, 2, 1, 2)
+    assert ledger.open == {4, 5}
+    assert sums_meet(ledger)
+
+
+def test_a_number_cannot_be_closed_twice():
+    ledger = Ledger()
+    ledger.issue(1)
+    ledger.close(closing([0], Disposition.TRAINED))
+    with pytest.raises(KeyError):
+        ledger.close(closing([0], Disposition.TRAINED))
+
+
+def test_a_number_in_hand_is_open_but_not_wanted():
+    ledger = Ledger()
+    ledger.issue(2)
+    ledger.take(0)
+    assert ledger.open == {0, 1}
+    assert ledger.wanted == {1}
+
+
+def test_a_retry_without_a_strike_counts_as_an_attempt_only():
+    ledger = Ledger()
+    ledger.issue(1)
+    assert ledger.retry(0, "handed_back", strike=False) == 0
+    assert ledger.retry(0, "lease", strike=True) == 1
+    assert ledger.attempt(0) == 2
+    assert ledger.deliveries(0).retried == {"handed_back": 1, "lease": 1}
+
+
+def test_deliveries_are_counted_by_kind():
+    ledger = Ledger()
+    ledger.count(Delivery.STALE)
+    ledger.count(Delivery.STALE)
+    ledger.count(Delivery.INVALID)
+    deliveries = ledger.deliveries(duplicate=3)
+    assert (deliveries.duplicate, deliveries.stale, deliveries.invalid) == (3, 2, 1)
