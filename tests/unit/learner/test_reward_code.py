@@ -39,6 +39,6 @@ def test_a_built_in_function_has_no_file(tmp_path):
 def test_a_function_that_cannot_be_found_is_named(tmp_path, function, words):
     (tmp_path / "mine.py").write_text("async def score(): ...\n")
     (tmp_path / "broken.py").write_text("def score(:\n")
-    with pytest.raises(Stop, match="reward.functions") as caught:
+    with pytest.raises(Stop, match=r"reward\.functions") as caught:
         specs(tmp_path, function)
     assert words in caught.value.message

@@ -1,4 +1,4 @@
-"""`volley learner CONFIG.toml`: read the settings, set up logs, then load the heavy parts and run."""
+"""`volley learner CONFIG.toml`: read the settings, set up logs, then load the rest and run."""
 
 import os
 from pathlib import Path

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import msgspec
 import uvicorn
-from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Query, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
@@ -59,7 +59,19 @@ def create_app(
     store: WeightStore, spec: RunSpec, report: Callable[[], StatusReport], token: str
 ) -> FastAPI:
     """The routes over these parts; a request without `token` gets 401 everywhere but /healthz."""
+    app = FastAPI(title="Volley learner", docs_url=None, redoc_url=None, openapi_url=None)
 
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    guarded = [Depends(_bearer(token))]
+    app.include_router(_routes_for_people(store, report), dependencies=guarded)
+    app.include_router(_routes_for_workers(store, spec), dependencies=guarded)
+    return app
+
+
+def _bearer(token: str) -> Callable[[str], None]:
     def authorised(authorization: Annotated[str, Header()] = "") -> None:
         if not secrets.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise HTTPException(
@@ -68,14 +80,13 @@ def create_app(
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    app = FastAPI(title="Volley learner", docs_url=None, redoc_url=None, openapi_url=None)
-    guarded = [Depends(authorised)]
+    return authorised
 
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "alive"}
 
-    @app.get("/readyz", dependencies=guarded)
+def _routes_for_people(store: WeightStore, report: Callable[[], StatusReport]) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/readyz")
     def readyz() -> dict[str, str]:
         if store.head is None:
             raise HTTPException(503, "no weights are published yet")
@@ -84,19 +95,25 @@ def create_app(
             raise HTTPException(503, f"redis: {redis}")
         return {"status": "ready"}
 
-    @app.get("/metrics", dependencies=guarded)
+    @router.get("/metrics")
     def metrics() -> Response:
         return Response(expose(report), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/status", dependencies=guarded)
+    @router.get("/v1/status")
     def status() -> Response:
         return _json(report())
 
-    @app.get("/v1/run", dependencies=guarded)
+    return router
+
+
+def _routes_for_workers(store: WeightStore, spec: RunSpec) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/run")
     async def run() -> Response:
         return _json(spec)
 
-    @app.get("/v1/weights", dependencies=guarded)
+    @router.get("/weights")
     async def weights(
         have: Annotated[str, Query(max_length=128)] = "",
         wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
@@ -104,11 +121,11 @@ def create_app(
         manifest = await _changed(store, have, wait)
         return Response(status_code=204) if manifest is None else _json(manifest)
 
-    @app.get("/v1/blobs/{blob_hash}", dependencies=guarded)
+    @router.get("/blobs/{blob_hash}")
     def blob(blob_hash: Annotated[str, Path(max_length=128)]) -> Response:
         return _PinnedFile(store, blob_hash)
 
-    return app
+    return router
 
 
 def _json(content: msgspec.Struct) -> Response:

@@ -1,0 +1,177 @@
+"""The learner's routes over a real socket."""
+
+import threading
+
+import msgspec
+import pytest
+import torch
+import urllib3
+
+from volley.learner.api import ApiServer, create_app
+from volley.learner.weight_store import WeightStore
+from volley.schemas.groups import SCHEMA_VERSION, Version
+from volley.schemas.manifest import Manifest
+from volley.schemas.run_spec import RunSpec, SamplingSpec
+from volley.schemas.status import (
+    DeliveryCounts,
+    LearnerState,
+    LedgerCounts,
+    StatusReport,
+    WorkerReport,
+)
+from volley.telemetry.stops import Stop
+
+TOKEN = "secret"
+GUARDED = ["/readyz", "/metrics", "/v1/status", "/v1/run", "/v1/weights", "/v1/blobs/x"]
+SPEC = RunSpec(
+    schema_version=SCHEMA_VERSION,
+    run="r",
+    model_files=(),
+    dtype="float32",
+    max_context_length=64,
+    vocab_size=64,
+    sampling=SamplingSpec(2, 1.0, 8, (1,)),
+    rewards=(),
+    code_folder="",
+    redis_url="redis://:hidden@127.0.0.1:1",
+    lease_s=1.0,
+    max_staleness=1,
+    max_body_bytes=1024,
+)
+WORKER = WorkerReport("w", "h", 1, "transformers", "cpu", Version(1, 2), "x", 10.0, 5, 1, (3,), 0.1)
+REPORT = StatusReport(
+    run="r",
+    state=LearnerState.WAITING,
+    version=Version(1, 3),
+    steps=10,
+    root="x",
+    redis="ok",
+    uptime_s=1.0,
+    num_samples=4,
+    places=2,
+    queue=None,
+    ledger=LedgerCounts(3, 1, 1, 1, 0, 0),
+    deliveries=DeliveryCounts(1, 0, 0, 0, {"lease": 2}),
+    workers=(WORKER,),
+    metrics={"reward_mean": 0.5, "kl": None},
+    sample=None,
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return WeightStore(tmp_path, "r", keep=2)
+
+
+@pytest.fixture
+def get(store):
+    server = ApiServer(create_app(store, SPEC, lambda: REPORT, TOKEN), "127.0.0.1", 0)
+    server.start()
+    pool = urllib3.PoolManager(retries=False, timeout=30)
+
+    def get(path, token=TOKEN, **headers):
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
+        return pool.request("GET", server.url + path, headers=headers)
+
+    yield get
+    pool.clear()
+    server.stop()
+
+
+def publish(store: WeightStore, step: int) -> Manifest:
+    return store.publish({"w": torch.full((300_000,), float(step))}, Version(1, step))
+
+
+@pytest.mark.parametrize("path", GUARDED)
+@pytest.mark.parametrize("token", [None, "wrong", "secret ", "s\u00e9cret"])
+def test_every_route_but_health_refuses_a_wrong_token(get, path, token):
+    answer = get(path, token.encode().decode("latin-1") if token else None)
+    assert answer.status == 401
+    assert b"VOLLEY_TOKEN" in answer.data
+    assert get("/healthz", None).status == 200
+
+
+def test_readiness_needs_weights(get, store):
+    assert get("/readyz").status == 503
+    publish(store, 0)
+    assert get("/readyz").status == 200
+
+
+def test_the_spec_and_the_status_arrive_as_they_were_sent(get):
+    assert msgspec.json.decode(get("/v1/run").data, type=RunSpec) == SPEC
+    assert msgspec.json.decode(get("/v1/status").data, type=StatusReport) == REPORT
+
+
+def test_metrics_speak_prometheus(get):
+    text = get("/metrics").data.decode()
+    for line in (
+        "volley_step 3.0",
+        'volley_numbers{state="trained"} 1.0',
+        'volley_deliveries_total{kind="retried_lease"} 2.0',
+        'volley_last_step{metric="reward_mean"} 0.5',
+        'volley_worker_lag_versions{engine="transformers",host="h",worker="w"} 1.0',
+    ):
+        assert line in text.splitlines()
+
+
+def test_a_poll_answers_at_once_when_the_head_differs(get, store):
+    manifest = publish(store, 0)
+    answer = get("/v1/weights?have=other&wait=60")
+    assert msgspec.json.decode(answer.data, type=Manifest) == manifest
+
+
+def test_a_poll_for_a_known_head_ends_without_content(get, store):
+    manifest = publish(store, 0)
+    assert get(f"/v1/weights?have={manifest.root}&wait=0.05").status == 204
+    assert get(f"/v1/weights?have={manifest.root}").status == 204
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_a_waiting_poll_is_woken(get, store, ending):
+    manifest = publish(store, 0)
+    answers = []
+    poll = threading.Thread(
+        target=lambda: answers.append(get(f"/v1/weights?have={manifest.root}&wait=60"))
+    )
+    poll.start()
+    if ending:
+        store.finish()
+    else:
+        manifest = publish(store, 1)
+    poll.join(30)
+    heard = msgspec.json.decode(answers[0].data, type=Manifest)
+    assert (heard.version, heard.finished) == (manifest.version, ending)
+
+
+def test_blobs_come_whole_or_in_ranges(get, store):
+    anchor = publish(store, 0).anchor
+    whole = get(f"/v1/blobs/{anchor.hash}")
+    assert len(whole.data) == anchor.num_bytes
+    part = get(f"/v1/blobs/{anchor.hash}", Range="bytes=1000-")
+    assert part.status == 206
+    assert part.data == whole.data[1000:]
+
+
+@pytest.mark.parametrize(
+    "name", ["0" * 64, "..%2f..%2fetc%2fpasswd", "%2e%2e", "x" * 129, "", "%00", "a/b"]
+)
+def test_only_known_hashes_name_a_blob(get, store, name):
+    publish(store, 0)
+    assert get(f"/v1/blobs/{name}").status in (404, 422)
+
+
+@pytest.mark.parametrize(
+    "query", ["wait=-1", "wait=nan", "wait=1e9", "wait=x", "have=" + "a" * 129]
+)
+def test_a_malformed_poll_is_refused(get, store, query):
+    publish(store, 0)
+    assert get(f"/v1/weights?{query}").status == 422
+
+
+def test_a_busy_port_is_said_with_the_fix(store):
+    first = ApiServer(create_app(store, SPEC, lambda: REPORT, TOKEN), "127.0.0.1", 0)
+    port = int(first.url.rpartition(":")[2])
+    with pytest.raises(Stop, match="choose a free port"):
+        ApiServer(create_app(store, SPEC, lambda: REPORT, TOKEN), "127.0.0.1", port)
+    first.start()
+    first.stop()
