@@ -32,3 +32,10 @@ def test_time_without_redis_does_not_count():
     clock.stalled([task(1)], 100)
     clock.forget()
     assert clock.stalled([task(1)], 500) == []
+
+
+def test_a_task_that_waits_for_a_worker_never_stalls():
+    clock = LeaseClock(lease_s=10)
+    waiting = HeldTask(number=7, task_id="1-0", worker=None, progress=0)
+    assert clock.stalled([waiting], 100) == []
+    assert clock.stalled([waiting], 500) == []

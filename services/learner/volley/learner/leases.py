@@ -23,9 +23,12 @@ class LeaseClock:
         self._seen: dict[str, _Seen] = {}
 
     def stalled(self, held_tasks: Iterable[HeldTask], now_s: float) -> list[HeldTask]:
-        """Those of all leased tasks that have not moved for `lease_s` seconds at `now_s`."""
+        """Those that a worker holds and that have not moved for `lease_s` seconds at `now_s`."""
         before, self._seen, stalled = self._seen, {}, []
         for task in held_tasks:
+            if task.worker is None:
+                # Waiting for a worker is nobody's fault.
+                continue
             seen = before.get(task.task_id)
             if seen is None or seen.progress != task.progress:
                 seen = _Seen(task.progress, now_s)
