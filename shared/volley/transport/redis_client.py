@@ -23,7 +23,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_BLOCK_S = 5.0
@@ -128,7 +128,7 @@ class RedisClient:
         for attempt in Retrying(
             retry=retry_if_exception_type(QueueUnavailable),
             stop=stop_after_attempt(SCRIPT_ATTEMPTS),
-            wait=wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.05),
+            wait=wait_random_exponential(multiplier=0.1, max=1.0),
             reraise=True,
         ):
             with attempt, self.translating():
