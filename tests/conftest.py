@@ -1,0 +1,46 @@
+"""A real Redis for every test that wants one."""
+
+import os
+
+# Before anything imports a library that starts threads of its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from volley.launcher.redis_server import RedisServer, find_binary
+from volley.telemetry.stops import Stop
+
+
+@pytest.fixture(scope="session")
+def redis_binary() -> str:
+    """Skips on a laptop without a redis-server, fails where CI is set."""
+    try:
+        return find_binary()
+    except Stop as stop:
+        if "CI" in os.environ:
+            pytest.fail(stop.message)
+        pytest.skip(stop.message)
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server shared by the session; give every test's run a name of its own."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_server(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, to be killed, emptied and started again."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def run_name() -> str:
+    """A run that no other test has."""
+    return uuid.uuid4().hex[:12]
