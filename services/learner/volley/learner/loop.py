@@ -103,6 +103,8 @@ class Loop:
             while not self._is_over():
                 self._issue()
                 groups = self._collect()
+                if self._stopping.is_set():
+                    break
                 result = self._train(groups)
                 self._close(result)
                 if result.applied:

@@ -31,7 +31,7 @@ class WeightStore:
         self._anchors: list[str] = []
         self._paths: dict[str, Path] = {}
         self._pins: Counter[str] = Counter()
-        self._listeners: set[Callable[[], None]] = set()
+        self._listeners: set[Callable[[], object]] = set()
 
     @property
     def head(self) -> Manifest | None:
@@ -85,7 +85,7 @@ class WeightStore:
                 self._prune()
 
     @contextmanager
-    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+    def listening(self, listener: Callable[[], object]) -> Iterator[None]:
         """Call `listener` (from the publishing thread) whenever the manifest changes."""
         self._listeners.add(listener)
         try:

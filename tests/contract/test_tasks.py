@@ -1,0 +1,236 @@
+"""Prompt numbers against a real queue: what is issued, judged, tried again and closed."""
+
+import pytest
+
+from volley.learner.ledger import Disposition, closing
+from volley.learner.prompts import Prompt, Prompts
+from volley.learner.tasks import TaskRules, Tasks, sampling_seed
+from volley.schemas.codec import GroupLimits, decode_task, encode
+from volley.schemas.groups import (
+    SCHEMA_VERSION,
+    Failure,
+    FailureReason,
+    Group,
+    StopReason,
+    Task,
+    Trajectory,
+    Version,
+    VersionSpan,
+    pack_logprobs,
+    pack_token_ids,
+)
+from volley.telemetry.stops import ExitCode, Stop
+from volley.transport.redis_stream import LearnerQueue, Lease, WorkerQueue
+
+pytestmark = pytest.mark.redis
+
+HEAD = Version(1, 5)
+BLOCK_S = 5.0
+PROMPTS = Prompts([Prompt(f"p{i}", (i, i + 1), {"answer": i}) for i in range(7)], seed=0)
+
+
+@pytest.fixture
+def learner_queue(redis_url, run_name):
+    queue = LearnerQueue(redis_url, run_name, epoch=1)
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def worker(redis_url, run_name):
+    queue = WorkerQueue(redis_url, run_name, "w")
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def tasks(learner_queue, run_name):
+    rules = TaskRules(places=4, max_staleness=1, max_attempts=2, seed=0)
+    limits = GroupLimits(run_name, 1, 8, 1, 64, 10_000)
+    tasks = Tasks(PROMPTS, learner_queue, limits, rules, HEAD)
+    tasks.reconcile()
+    return tasks
+
+
+def take(worker: WorkerQueue) -> tuple[Lease, Task]:
+    lease = worker.lease(BLOCK_S)
+    assert lease is not None
+    return lease, decode_task(lease.body, 10_000)
+
+
+def take_number(worker: WorkerQueue, number: int) -> tuple[Lease, Task]:
+    while (taken := take(worker))[1].number != number:
+        pass
+    return taken
+
+
+def group(task: Task, version: Version = HEAD, **fields: object) -> Group:
+    trajectory = Trajectory(
+        token_bytes=pack_token_ids([1, 2]),
+        logprob_bytes=pack_logprobs([-1.0, -2.0]),
+        version_spans=(VersionSpan(1, version), VersionSpan(1, HEAD)),
+        inserted_spans=(),
+        stop_reason=StopReason.STOP,
+        text="",
+        rewards=(1.0,),
+    )
+    return Group(
+        **{
+            "schema_version": SCHEMA_VERSION,
+            "run": task.run,
+            "number": task.number,
+            "attempt": task.attempt,
+            "worker": "w",
+            "prompt_ids": task.prompt_ids,
+            "trajectories": (trajectory,),
+            **fields,
+        }
+    )
+
+
+def failure(task: Task, reason: FailureReason) -> Failure:
+    return Failure(SCHEMA_VERSION, task.run, task.number, task.attempt, "w", reason, "it broke")
+
+
+def judge_next(tasks: Tasks, queue: LearnerQueue) -> Group | None:
+    (delivery,) = queue.collect(BLOCK_S)
+    return tasks.judge(delivery)
+
+
+def first_success(tasks: Tasks, queue: LearnerQueue, worker: WorkerQueue) -> None:
+    lease, task = take(worker)
+    worker.complete(lease, encode(group(task)))
+    assert judge_next(tasks, queue) is not None
+
+
+def test_places_are_filled_with_tokenised_prompts_in_order(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    taken = [take(worker)[1] for _ in range(4)]
+    assert [task.number for task in taken] == [0, 1, 2, 3]
+    assert [task.prompt_ids for task in taken] == [PROMPTS[n].prompt_ids for n in range(4)]
+    assert taken[0].min_version == HEAD
+    assert taken[0].columns == PROMPTS[0].columns
+    assert len({task.seed for task in taken}) == 4
+    tasks.issue(HEAD)
+    assert learner_queue.depth().outstanding == 4
+
+
+def test_closing_a_number_frees_its_place(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    lease, task = take(worker)
+    worker.complete(lease, encode(group(task)))
+    assert judge_next(tasks, learner_queue) == group(task)
+    tasks.close({0: Disposition.TRAINED})
+    assert learner_queue.depth().outstanding == 3
+    tasks.issue(HEAD)
+    assert tasks.ledger.open == {1, 2, 3, 4}
+
+
+def test_a_stale_group_is_tried_again_then_skipped(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    first_success(tasks, learner_queue, worker)
+    for attempt in range(2):
+        lease, task = take_number(worker, 1)
+        assert task.attempt == attempt
+        worker.complete(lease, encode(group(task, Version(1, 3))))
+        assert judge_next(tasks, learner_queue) is None
+    assert tasks.ledger.counts().skipped == 1
+    assert tasks.ledger.deliveries(0).stale == 2
+    assert learner_queue.depth().outstanding == 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"run": "another"},
+        {"prompt_ids": (9, 9)},
+        {"number": 3},
+        {"trajectories": ()},
+        {"schema_version": SCHEMA_VERSION + 1},
+    ],
+)
+def test_an_invalid_group_is_counted_and_its_number_tried_again(
+    tasks, learner_queue, worker, wrong
+):
+    tasks.issue(HEAD)
+    first_success(tasks, learner_queue, worker)
+    lease, task = take(worker)
+    worker.complete(lease, encode(group(task, **wrong)))
+    assert judge_next(tasks, learner_queue) is None
+    assert tasks.ledger.deliveries(0).invalid == 1
+    assert take_number(worker, 1)[1].attempt == 1
+
+
+def test_a_version_above_the_head_is_invalid(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    first_success(tasks, learner_queue, worker)
+    lease, task = take(worker)
+    worker.complete(lease, encode(group(task, Version(1, 6))))
+    assert judge_next(tasks, learner_queue) is None
+    assert tasks.ledger.deliveries(0).invalid == 1
+
+
+def test_what_is_handed_back_goes_out_again_without_a_strike(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    for _ in range(5):
+        lease, task = take_number(worker, 0)
+        worker.complete(lease, encode(failure(task, FailureReason.HANDED_BACK)))
+        assert judge_next(tasks, learner_queue) is None
+    assert 0 in tasks.ledger.wanted
+    assert tasks.ledger.deliveries(0).retried == {"handed_back": 5}
+
+
+def test_failures_before_any_group_stop_the_run_with_what_they_said(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    for _ in range(3):
+        lease, task = take(worker)
+        worker.complete(lease, encode(failure(task, FailureReason.REWARD)))
+    first, second, third = learner_queue.collect(BLOCK_S)
+    assert tasks.judge(first) is tasks.judge(second) is None
+    with pytest.raises(Stop, match="it broke") as caught:
+        tasks.judge(third)
+    assert caught.value.code is ExitCode.CONFIG
+
+
+def test_a_lost_lease_goes_to_another_worker_and_the_late_answer_is_a_duplicate(
+    tasks, learner_queue, worker
+):
+    tasks.issue(HEAD)
+    lease, task = take(worker)
+    (held,) = [one for one in learner_queue.held_tasks() if one.number == task.number]
+    tasks.lease_lost(held)
+    assert worker.complete(lease, encode(group(task))) is False
+    assert learner_queue.duplicates() == 1
+    again = take_number(worker, 0)[1]
+    assert again.attempt == 1
+    assert again.seed != task.seed
+
+
+def test_a_group_in_hand_is_not_taken_twice_after_a_reconcile(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    lease, task = take(worker)
+    worker.complete(lease, encode(group(task)))
+    assert judge_next(tasks, learner_queue) is not None
+    tasks.reconcile()
+    assert all(tasks.judge(delivery) is None for delivery in learner_queue.collect(0.1))
+    assert tasks.ledger.open == {0, 1, 2, 3}
+
+
+def test_what_redis_lost_is_issued_again(tasks, redis_url, run_name, learner_queue, worker):
+    tasks.issue(HEAD)
+    other = LearnerQueue(redis_url, run_name, epoch=1)
+    other.reconcile([])
+    other.close()
+    assert learner_queue.depth().outstanding == 0
+    tasks.reconcile()
+    assert [take(worker)[1].number for _ in range(4)] == [0, 1, 2, 3]
+
+
+def test_seeds_name_one_attempt_at_one_number():
+    seeds = {sampling_seed(run, n, attempt) for run in (0, 1) for n in (0, 1) for attempt in (0, 1)}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_closing_builds_one_disposition_for_all():
+    assert closing([1, 2], Disposition.SKIPPED) == {1: "skipped", 2: "skipped"}
