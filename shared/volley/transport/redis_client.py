@@ -28,7 +28,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 CONNECT_TIMEOUT_S = 5.0
 MAX_BLOCK_S = 5.0
 """Longest a command may wait inside Redis; well below REPLY_TIMEOUT_S, or waiting looks broken."""
-REPLY_TIMEOUT_S = 12.0
+REPLY_TIMEOUT_S = 10.0
 IDLE_CHECK_S = 30.0
 """A connection idle for longer is tried with PING before it is used."""
 SCRIPT_ATTEMPTS = 3
@@ -60,7 +60,7 @@ class QueueFull(QueueError):
     """Redis has reached maxmemory and refused to take more."""
 
 
-_BY_PREFIX = (
+_BY_CODE = (
     ("FORGOTTEN", QueueForgotten, "Redis may have lost the queue of this run: reconcile"),
     ("NOGROUP", QueueForgotten, "Redis has lost the queue of this run: the learner reconciles"),
     ("UNBLOCKED", QueueForgotten, "the queue was deleted while waiting: the learner reconciles"),
@@ -69,7 +69,6 @@ _BY_PREFIX = (
     ("MISCONF", QueueUnavailable, "it cannot write to its disk: make room there"),
     ("READONLY", QueueUnavailable, "it is a replica: give the address of the primary"),
     ("NOPERM", QueueMisconfigured, "its user may not do this: allow it in the ACL"),
-    ("NOAUTH", QueueMisconfigured, "it wants a password: redis://:PASSWORD@host:port/0"),
 )
 
 
@@ -136,14 +135,14 @@ class RedisClient:
         return msgspec.convert(reply, answer)
 
     def close(self) -> None:
-        """Cut the connections; commands that wait in other threads end as QueueUnavailable."""
+        """Close the connections, when no other thread is in a call."""
         self.commands.close()
 
     def _refused(self, error: redis.ResponseError) -> QueueError:
-        text = str(error)
-        for prefix, kind, advice in _BY_PREFIX:
+        text = " ".join(filter(None, (error.status_code, str(error))))
+        for code, kind, advice in _BY_CODE:
             # Redis 6.2 wraps an error inside a script in a sentence of its own.
-            if text.startswith(prefix) or f"-{prefix} " in text:
+            if text.startswith(code) or f"-{code} " in text:
                 return kind(f"Redis at {self._address}: {advice} ({text})")
         return QueueError(f"Redis at {self._address} refused: {text}")
 

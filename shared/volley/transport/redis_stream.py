@@ -30,6 +30,7 @@ Errors: see volley.transport.redis_client.
 """
 
 import threading
+import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -124,7 +125,6 @@ class WorkerQueue:
         self._redis = RedisClient(url)
         self._run = run
         self._worker = worker
-        self._closed = threading.Event()
 
     def lease(self, block_s: float) -> Lease | None:
         """The next task, or None when there was none for `block_s` (or MAX_BLOCK_S).
@@ -138,7 +138,7 @@ class WorkerQueue:
                     "workers", self._worker, {tasks: ">"}, count=1, block=_block_ms(block_s)
                 )
         except QueueForgotten:
-            self._closed.wait(min(block_s, FORGOTTEN_PAUSE_S))
+            time.sleep(min(block_s, FORGOTTEN_PAUSE_S))
             return None
         for task_id, fields in _entries(reply):
             return Lease(int(fields[b"n"]), task_id.decode(), fields[b"body"])
@@ -178,8 +178,7 @@ class WorkerQueue:
         _forget(self._redis, self._run, self._worker)
 
     def close(self) -> None:
-        """Cut the connections; a `lease` waiting in another thread ends as QueueUnavailable."""
-        self._closed.set()
+        """Close the connections, when no other thread is in a call."""
         self._redis.close()
 
 
@@ -296,7 +295,7 @@ class LearnerQueue:
         return int(msgspec.convert(count, bytes | None) or 0)
 
     def close(self) -> None:
-        """Cut the connections; calls in other threads end as QueueUnavailable."""
+        """Close the connections, when no other thread is in a call."""
         self._redis.close()
 
     def _fenced(
