@@ -1,0 +1,178 @@
+"""A worker put together from its settings and the learner's spec, run, and taken apart again."""
+
+import logging
+import threading
+import uuid
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_exponential_jitter,
+)
+
+from volley.rollout.engine import Engine, InvalidWeights
+from volley.rollout.engine_transformers import TransformersEngine
+from volley.rollout.heartbeat import Heartbeat
+from volley.rollout.leases import Leases
+from volley.rollout.outage import Outage
+from volley.rollout.rewards import load_rewards
+from volley.rollout.scoring import Scoring
+from volley.rollout.settings import EngineName, WorkerSettings, redis_address
+from volley.rollout.tokenizer import Tokenizer
+from volley.rollout.weight_sync import WeightSync
+from volley.rollout.worker import Worker, leave_on_signals
+from volley.schemas.run_spec import ModelFile, RunSpec
+from volley.telemetry.stops import ExitCode, Stop
+from volley.transport.learner_client import (
+    CorruptBlob,
+    LearnerClient,
+    LearnerIncompatible,
+    LearnerRefused,
+    LearnerUnavailable,
+)
+from volley.transport.redis_stream import QueueError, QueueMisconfigured, WorkerQueue
+
+logger = logging.getLogger(__name__)
+
+MAX_PAUSE_S = 5.0
+CLOSE_S = 1.0
+"""Longest wait for each thread at the end; they are daemons and hold nothing by then."""
+
+
+def run_worker(settings: WorkerSettings) -> None:
+    """Join the learner's run and work until told to leave or the run is over."""
+    leaving = leave_on_signals()
+    torch.set_num_threads(settings.num_threads)
+    client = LearnerClient(settings.learner_url, settings.token)
+    with TemporaryDirectory(prefix="volley-model-") as folder:
+        spec = _join(client, Path(folder), leaving)
+        if spec is None:
+            return
+        _check_room(spec, settings)
+        engine = make_engine(settings, spec, Path(folder))
+        tokenizer = Tokenizer(Path(folder))
+    try:
+        _work(settings, spec, client, engine, tokenizer, leaving)
+    except (InvalidWeights, QueueMisconfigured) as error:
+        raise Stop(ExitCode.ENVIRONMENT, str(error)) from error
+    finally:
+        engine.close()
+        client.close()
+
+
+def make_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> Engine:
+    """The engine that the settings name, without weights."""
+    match settings.engine:
+        case EngineName.TRANSFORMERS:
+            return TransformersEngine(
+                model_folder,
+                spec.dtype,
+                choose_device(settings.device),
+                settings.max_num_seqs,
+                spec.max_context_length,
+            )
+
+
+def choose_device(device: str) -> str:
+    """The device itself; for `auto` the first accelerator there is, else the CPU."""
+    if device != "auto":
+        return device
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _work(
+    settings: WorkerSettings,
+    spec: RunSpec,
+    client: LearnerClient,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    leaving: threading.Event,
+) -> None:
+    name = uuid.uuid4().hex
+    rewards = load_rewards(spec.rewards, _code_folder(settings, spec))
+    queue = WorkerQueue(redis_address(settings.redis_url, spec.redis_url), spec.run, name)
+    outage, leases = Outage("Redis"), Leases()
+    scoring = Scoring(name, rewards, tokenizer.text_of, queue, leases, outage)
+    weights = WeightSync(client, spec.run)
+    worker = Worker(name, spec, engine, queue, weights, leases, scoring, outage, leaving)
+    device = choose_device(settings.device)
+    heartbeat = Heartbeat(
+        queue, leases, name, settings.engine, device, lambda: worker.serving, spec.lease_s, outage
+    )
+    logger.info(
+        "joined the run",
+        extra={"run": spec.run, "worker": name, "engine": settings.engine, "device": device},
+    )
+    weights.start()
+    heartbeat.start()
+    try:
+        worker.run()
+    finally:
+        weights.close(CLOSE_S)
+        heartbeat.close(CLOSE_S)
+        _forget(queue)
+
+
+def _join(client: LearnerClient, folder: Path, leaving: threading.Event) -> RunSpec | None:
+    """The run's spec, its model files in `folder`; None when told to leave before that."""
+    outage = Outage(f"the learner at {client.url}")
+
+    def try_once() -> RunSpec:
+        try:
+            spec = client.run_spec()
+            for file in spec.model_files:
+                _fetch_file(client, file, folder)
+        except (LearnerUnavailable, CorruptBlob) as error:
+            outage.failed(error)
+            raise
+        outage.worked()
+        return spec
+
+    retrying = Retrying(
+        retry=retry_if_exception_type((LearnerUnavailable, CorruptBlob)),
+        wait=wait_exponential_jitter(initial=0.2, max=MAX_PAUSE_S, jitter=0.2),
+        stop=stop_when_event_set(leaving),
+        sleep=sleep_using_event(leaving),
+        retry_error_callback=lambda state: None,
+    )
+    try:
+        return retrying(try_once)
+    except (LearnerRefused, LearnerIncompatible) as error:
+        raise Stop(ExitCode.CONFIG, str(error)) from error
+
+
+def _fetch_file(client: LearnerClient, file: ModelFile, folder: Path) -> None:
+    if Path(file.name).name != file.name:
+        raise Stop(ExitCode.CONFIG, f"model file {file.name!r} of the learner is not a plain name")
+    content = bytearray(file.blob.num_bytes)
+    client.fetch_blob(file.blob, content)
+    (folder / file.name).write_bytes(content)
+
+
+def _check_room(spec: RunSpec, settings: WorkerSettings) -> None:
+    if settings.max_num_seqs < spec.sampling.num_generations:
+        raise Stop(
+            ExitCode.CONFIG,
+            f"--max-num-seqs {settings.max_num_seqs} has no room for one group: "
+            f"give at least the run's num_generations, {spec.sampling.num_generations}",
+        )
+
+
+def _code_folder(settings: WorkerSettings, spec: RunSpec) -> Path:
+    if settings.code_folder is not None:
+        return settings.code_folder
+    hint = Path(spec.code_folder)
+    return hint if spec.code_folder and hint.is_dir() else Path.cwd()
+
+
+def _forget(queue: WorkerQueue) -> None:
+    try:
+        queue.forget()
+    except QueueError as error:
+        logger.warning("could not take back the report: %s", error)
+    queue.close()

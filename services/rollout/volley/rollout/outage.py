@@ -1,0 +1,32 @@
+"""One log line when something goes away, one when it is back, however many threads notice."""
+
+import logging
+import threading
+import time
+
+logger = logging.getLogger(__name__)
+
+
+class Outage:
+    """Whether `what` is away; safe to use from several threads."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._lock = threading.Lock()
+        self._since: float | None = None
+
+    def failed(self, reason: object) -> None:
+        """It did not answer."""
+        with self._lock:
+            if self._since is not None:
+                return
+            self._since = time.monotonic()
+        logger.warning("waiting for %s: %s", self._what, reason)
+
+    def worked(self) -> None:
+        """It answered."""
+        with self._lock:
+            if self._since is None:
+                return
+            duration_s, self._since = time.monotonic() - self._since, None
+        logger.info("%s is back", self._what, extra={"duration_s": round(duration_s, 1)})

@@ -1,0 +1,169 @@
+"""Sampled groups become results: text, rewards, message, delivered from threads of their own.
+
+Neither a slow reward nor an absent Redis stops the sampling; a group waits here meanwhile.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_exponential_jitter,
+)
+
+from volley.rollout.engine import Sample
+from volley.rollout.leases import LeasedTask, Leases
+from volley.rollout.outage import Outage
+from volley.rollout.rewards import Reward, RewardFailed
+from volley.schemas.codec import encode
+from volley.schemas.groups import (
+    SCHEMA_VERSION,
+    Failure,
+    FailureReason,
+    Group,
+    Task,
+    Trajectory,
+    pack_logprobs,
+    pack_token_ids,
+)
+from volley.transport.redis_stream import Lease, QueueError, WorkerQueue
+
+logger = logging.getLogger(__name__)
+
+NUM_THREADS = 4
+MAX_PAUSE_S = 2.0
+
+
+class Scoring:
+    """Scores and delivers groups in the order of `submit`, some at a time.
+
+    A group or failure is delivered until the queue takes it or `abandon` is called.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        rewards: Sequence[Reward],
+        text_of: Callable[[Sequence[int]], str],
+        results: WorkerQueue,
+        leases: Leases,
+        redis_outage: Outage,
+    ) -> None:
+        self._worker = worker
+        self._rewards = rewards
+        self._text_of = text_of
+        self._results = results
+        self._leases = leases
+        self._redis_outage = redis_outage
+        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._abandoned = threading.Event()
+        self._broken: BaseException | None = None
+        # Daemons: a reward that hangs must not keep the process from leaving.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"scoring-{index}", daemon=True)
+            for index in range(NUM_THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, leased: LeasedTask, samples: Sequence[Sample]) -> None:
+        """Score the samples of a task and deliver the group, or why there is none."""
+        self._waiting.put(lambda: self._deliver(leased.lease, self._score(leased, samples)))
+
+    def submit_failure(self, lease: Lease, failure: Failure) -> None:
+        """Deliver a failure."""
+        self._waiting.put(lambda: self._deliver(lease, failure))
+
+    def check(self) -> None:
+        """Raise what broke a thread, if anything did: that is a mistake in Volley."""
+        if self._broken is not None:
+            raise self._broken
+
+    def close(self, timeout_s: float) -> None:
+        """Finish what was submitted within `timeout_s`, leave the rest undelivered."""
+        deadline = time.monotonic() + timeout_s
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._abandoned.set()
+
+    def _work(self) -> None:
+        try:
+            while job := self._waiting.get():
+                job()
+        except BaseException as error:
+            self._broken = error
+
+    def _score(self, leased: LeasedTask, samples: Sequence[Sample]) -> Group | Failure:
+        task = leased.task
+        texts = [self._text_of(sample.token_ids) for sample in samples]
+        rewards_G: list[tuple[float | None, ...]] = [()] * len(samples)
+        try:
+            for reward in self._rewards:
+                scores_G = reward.score(task.prompt, texts, task.columns)
+                rewards_G = [(*scores, x) for scores, x in zip(rewards_G, scores_G, strict=True)]
+                self._leases.advance_reward(leased.id)
+        except RewardFailed as error:
+            return failure_of(task, self._worker, FailureReason.REWARD, str(error))
+        return Group(
+            schema_version=SCHEMA_VERSION,
+            run=task.run,
+            number=task.number,
+            attempt=task.attempt,
+            worker=self._worker,
+            prompt_ids=task.prompt_ids,
+            trajectories=tuple(map(_trajectory, samples, texts, rewards_G)),
+        )
+
+    def _deliver(self, lease: Lease, result: Group | Failure) -> None:
+        body = encode(result)
+        retrying = Retrying(
+            retry=retry_if_exception_type(QueueError),
+            wait=wait_exponential_jitter(initial=0.1, max=MAX_PAUSE_S, jitter=0.1),
+            stop=stop_when_event_set(self._abandoned),
+            sleep=sleep_using_event(self._abandoned),
+            after=lambda state: self._redis_outage.failed(
+                state.outcome and state.outcome.exception()
+            ),
+        )
+        try:
+            accepted = retrying(self._results.complete, lease, body)
+        except RetryError:
+            return
+        self._redis_outage.worked()
+        self._leases.release(lease.task_id, completed=accepted and isinstance(result, Group))
+        fields = {"number": lease.number, "accepted": accepted}
+        if isinstance(result, Group):
+            logger.debug("delivered a group", extra=fields)
+        else:
+            logger.warning("delivered a failure: %s", result.reason, extra=fields)
+
+    def _note_outage(self, state: RetryCallState) -> None:
+        if state.outcome is not None:
+            self._redis_outage.failed(state.outcome.exception())
+
+
+def failure_of(task: Task, worker: str, reason: FailureReason, detail: str) -> Failure:
+    """The message that `task` came to nothing."""
+    return Failure(SCHEMA_VERSION, task.run, task.number, task.attempt, worker, reason, detail)
+
+
+def _trajectory(sample: Sample, text: str, rewards: tuple[float | None, ...]) -> Trajectory:
+    return Trajectory(
+        token_bytes=pack_token_ids(sample.token_ids),
+        logprob_bytes=pack_logprobs(sample.logprobs),
+        version_spans=sample.version_spans,
+        inserted_spans=(),
+        stop_reason=sample.stop_reason,
+        text=text,
+        rewards=rewards,
+    )

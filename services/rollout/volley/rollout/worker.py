@@ -1,0 +1,250 @@
+"""The worker's loop: newest weights in, tasks in, groups out.
+
+    learner --HTTP--> weight_sync --verified--> SWAP
+    [tasks] ----------------------------------> LEASE -> engine: STEP -> scoring -> [results]
+                                                 ^                        |
+                                  heartbeat ---- renews leases, DROPs lost ones
+
+    stage   waits for                                   unblocked by
+    swap    nothing: takes what weight_sync offers      -
+    lease   a task, only while nothing is sampled       XADD by the learner, or IDLE_S
+            newer weights, if the task asks for them    weight_sync, or IDLE_S
+            Redis, if it is away                        REDIS_PAUSE_S, then tried again
+    step    nothing: one token for every running row    -
+    drop    nothing: aborts what others have by now     -
+    leave   what is in hand, at most DRAIN_S            the rest is handed back
+
+Rewards, deliveries, downloads and heartbeats are threads of their own, so none of them stops
+the sampling.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+
+from volley.rollout.engine import Engine, SampleRequest, Unservable
+from volley.rollout.leases import LeasedTask, Leases
+from volley.rollout.outage import Outage
+from volley.rollout.scoring import Scoring, failure_of
+from volley.rollout.weight_sync import WeightSync
+from volley.schemas.codec import InvalidMessage, decode_task, encode
+from volley.schemas.groups import SCHEMA_VERSION, Failure, FailureReason
+from volley.schemas.manifest import Manifest
+from volley.schemas.run_spec import RunSpec
+from volley.transport.redis_stream import Lease, QueueError, QueueMisconfigured, WorkerQueue
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 0.5
+"""Longest wait in one go, so that signals and the end of the run are seen."""
+REDIS_PAUSE_S = 1.0
+DRAIN_S = 3.0
+"""What is in hand when the worker is told to stop has this long to be finished."""
+
+
+def leave_on_signals() -> threading.Event:
+    """Set at the first SIGTERM or SIGINT; the second ends the process at once."""
+    leaving = threading.Event()
+
+    def leave(signal_number: int, frame: FrameType | None) -> None:
+        if leaving.is_set():
+            os._exit(128 + signal_number)
+        leaving.set()
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    return leaving
+
+
+class Worker:
+    """Answers tasks of one run until it is told to leave or the run is over."""
+
+    def __init__(
+        self,
+        name: str,
+        spec: RunSpec,
+        engine: Engine,
+        queue: WorkerQueue,
+        weights: WeightSync,
+        leases: Leases,
+        scoring: Scoring,
+        redis_outage: Outage,
+        leaving: threading.Event,
+    ) -> None:
+        self._name = name
+        self._spec = spec
+        self._engine = engine
+        self._queue = queue
+        self._weights = weights
+        self._leases = leases
+        self._scoring = scoring
+        self._redis_outage = redis_outage
+        self._leaving = leaving
+        self._serving: Manifest | None = None
+        self._early: LeasedTask | None = None
+        """Leased, but it asks for newer weights than those that serve."""
+        self._sampling: dict[str, LeasedTask] = {}
+        self._lease_again_at = 0.0
+
+    @property
+    def serving(self) -> Manifest | None:
+        """The weights that are being sampled from."""
+        return self._serving
+
+    def run(self) -> None:
+        """Work; returns when everything in hand is delivered or handed back."""
+        while not self._must_leave():
+            self._swap_weights()
+            self._lease_tasks()
+            self._step_engine()
+            self._drop_lost_leases()
+        self._finish_or_hand_back()
+
+    def _must_leave(self) -> bool:
+        self._weights.check()
+        self._scoring.check()
+        return self._leaving.is_set() or self._weights.is_finished
+
+    def _swap_weights(self) -> None:
+        with self._weights.newest() as newest:
+            if newest is None:
+                return
+            started = time.monotonic()
+            self._engine.load(newest.tensors(), newest.manifest.version)
+            self._serving = newest.manifest
+        logger.info(
+            "swapped weights",
+            extra={
+                "version": str(self._serving.version),
+                "duration_s": round(time.monotonic() - started, 3),
+                "num_running": len(self._sampling),
+            },
+        )
+        if self._early is not None and self._early.task.min_version <= self._serving.version:
+            early, self._early = self._early, None
+            self._start(early)
+
+    def _lease_tasks(self) -> None:
+        while self._engine.num_free_seqs >= self._spec.sampling.num_generations:
+            if not self._is_current():
+                self._rest(self._weights.wait)
+                return
+            leased = self._lease_one()
+            if leased is None:
+                return
+            self._leases.add(leased)
+            self._start(leased)
+
+    def _is_current(self) -> bool:
+        """Whether the serving weights are new enough to begin anything."""
+        head = self._weights.head
+        if head is None or self._serving is None or self._early is not None:
+            return False
+        return head.version.step - self._serving.version.step <= self._spec.max_staleness
+
+    def _lease_one(self) -> LeasedTask | None:
+        if time.monotonic() < self._lease_again_at:
+            self._rest(self._leaving.wait)
+            return None
+        try:
+            lease = self._queue.lease(block_s=0.0 if self._sampling else IDLE_S)
+        except QueueMisconfigured:
+            raise
+        except QueueError as error:
+            self._redis_outage.failed(error)
+            self._lease_again_at = time.monotonic() + REDIS_PAUSE_S
+            return None
+        self._redis_outage.worked()
+        return self._read(lease) if lease else None
+
+    def _read(self, lease: Lease) -> LeasedTask | None:
+        try:
+            return LeasedTask(lease, decode_task(lease.body, self._spec.max_body_bytes))
+        except InvalidMessage as error:
+            failure = Failure(
+                SCHEMA_VERSION,
+                self._spec.run,
+                number=lease.number,
+                attempt=0,
+                worker=self._name,
+                reason=FailureReason.PROMPT,
+                detail=f"the task cannot be read: {error}",
+            )
+            self._scoring.submit_failure(lease, failure)
+            return None
+
+    def _start(self, leased: LeasedTask) -> None:
+        task = leased.task
+        assert self._serving is not None, "nothing is leased before the first weights"
+        if task.min_version > self._serving.version:
+            self._early = leased
+            return
+        try:
+            self._engine.add(
+                SampleRequest(leased.id, task.prompt_ids, task.seed, self._spec.sampling)
+            )
+        except Unservable as error:
+            self._fail(leased, FailureReason.PROMPT, str(error))
+        else:
+            self._sampling[leased.id] = leased
+
+    def _step_engine(self) -> None:
+        if not self._sampling:
+            return
+        try:
+            result = self._engine.step()
+        except Exception:
+            for leased in self._sampling.values():
+                self._fail(leased, FailureReason.ENGINE, traceback.format_exc())
+            self._scoring.close(DRAIN_S)
+            raise
+        self._leases.advance(result.num_tokens)
+        for group in result.finished:
+            self._scoring.submit(self._sampling.pop(group.request_id), group.samples)
+
+    def _drop_lost_leases(self) -> None:
+        for task_id in self._leases.take_lost():
+            if self._early is not None and self._early.id == task_id:
+                self._early = None
+            elif self._sampling.pop(task_id, None) is not None:
+                self._engine.abort(task_id)
+            else:
+                # Being scored, or delivered by now: the queue will call it a duplicate.
+                continue
+            self._leases.release(task_id, completed=False)
+            logger.warning("lost a lease", extra={"task": task_id})
+
+    def _finish_or_hand_back(self) -> None:
+        deadline = time.monotonic() + DRAIN_S
+        if not self._weights.is_finished:
+            while self._sampling and time.monotonic() < deadline:
+                self._step_engine()
+        self._scoring.close(max(0.0, deadline - time.monotonic()))
+        held = self._leases.held()
+        try:
+            for leased in held:
+                failure = failure_of(
+                    leased.task, self._name, FailureReason.HANDED_BACK, "the worker is leaving"
+                )
+                self._queue.complete(leased.lease, encode(failure))
+        except QueueError as error:
+            logger.warning("could not hand tasks back: %s", error)
+        logger.info(
+            "left the run",
+            extra={"num_groups": self._leases.num_groups, "num_handed_back": len(held)},
+        )
+
+    def _fail(self, leased: LeasedTask, reason: FailureReason, detail: str) -> None:
+        self._scoring.submit_failure(
+            leased.lease, failure_of(leased.task, self._name, reason, detail)
+        )
+
+    def _rest(self, wait: Callable[[float], object]) -> None:
+        """Wait, unless rows are running that would wait too."""
+        if not self._sampling:
+            wait(IDLE_S)
