@@ -1,0 +1,76 @@
+"""Real models that fit in a test: a Qwen3 and a GPT-2 of a few thousand weights, with tokenizer."""
+
+import string
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+CHARACTERS = string.ascii_lowercase + " =>"
+VOCAB = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {
+    character: index for index, character in enumerate(CHARACTERS, start=3)
+}
+CONTEXT_LENGTH = 64
+
+
+def save_tiny_qwen3(folder: Path, seed: int = 0) -> Path:
+    """A folder as `save_pretrained` writes it: tied embeddings, one token per character."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(VOCAB),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=CONTEXT_LENGTH,
+        tie_word_embeddings=True,
+        # Ten times the default: logits that differ, so that wrong maths shows.
+        initializer_range=0.2,
+        pad_token_id=VOCAB["<pad>"],
+        eos_token_id=VOCAB["<eos>"],
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tiny_gpt2(folder: Path, seed: int = 0) -> Path:
+    """Learned positions and a dropout of 0.1: what Qwen3 does not have."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=len(VOCAB),
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=CONTEXT_LENGTH,
+        initializer_range=0.2,
+        bos_token_id=VOCAB["<eos>"],
+        eos_token_id=VOCAB["<eos>"],
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> None:
+    """One token per character; anything else is `<unk>`."""
+    tokenizer = Tokenizer(WordLevel(VOCAB, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Split(Regex("<eos>|."), "isolated")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        model_max_length=CONTEXT_LENGTH,
+    ).save_pretrained(folder)
