@@ -22,7 +22,8 @@ from volley.learner.weight_store import WeightStore
 from volley.schemas.codec import GroupLimits
 from volley.schemas.groups import SCHEMA_VERSION, Version
 from volley.schemas.run_spec import ModelFile, RewardSpec, RunSpec, SamplingSpec
-from volley.transport.redis_stream import LearnerQueue
+from volley.telemetry.stops import ExitCode, Stop
+from volley.transport.redis_stream import LearnerQueue, QueueMisconfigured
 
 # Resuming, and with it a second epoch, comes with the step log.
 FIRST_VERSION = Version(1, 0)
@@ -44,7 +45,7 @@ def run_learner(
 
     store = WeightStore(folder.weights, folder.run, settings.weights.keep)
     spec = _run_spec(settings, policy, store, folder.run, rewards, code_folder, redis_url)
-    queue = LearnerQueue(redis_url, folder.run, FIRST_VERSION.epoch)
+    queue = _queue(redis_url, folder.run)
     places = (settings.queue.max_staleness + 1) * settings.optim.groups_per_step
     tasks = Tasks(
         prompts,
@@ -81,6 +82,13 @@ def run_learner(
         store.finish()
         server.stop()
         queue.close()
+
+
+def _queue(redis_url: str, run: str) -> LearnerQueue:
+    try:
+        return LearnerQueue(redis_url, run, FIRST_VERSION.epoch)
+    except QueueMisconfigured as error:
+        raise Stop(ExitCode.CONFIG, str(error)) from error
 
 
 def _read_prompts(settings: Settings, policy: Policy) -> Prompts:

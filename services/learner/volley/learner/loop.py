@@ -36,17 +36,18 @@ from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.redis_stream import (
     Delivery,
     LearnerQueue,
+    QueueError,
     QueueFenced,
     QueueForgotten,
     QueueFull,
-    QueueMisconfigured,
     QueueUnavailable,
 )
 
 logger = logging.getLogger(__name__)
 
 COLLECT_BLOCK_S = 1.0
-FIRST_CONNECT_S = 30.0
+FIRST_CONNECT_S = 15.0
+"""A Redis that has never answered has a wrong address, not a bad day."""
 RETRY_MAX_S = 5.0
 LEASE_LOOKS = 5
 """Looks at the leases in the time after which one is lost."""
@@ -175,39 +176,42 @@ class Loop:
                 "all rewards are equal. Use easier prompts, a warmer start or a finer reward",
             )
 
-    def _with_redis(self, action: Callable[[], None]) -> None:
+    def _connect(self) -> None:
+        self._with_redis(self._tasks.reconcile, tenacity.stop_after_delay(FIRST_CONNECT_S))
+
+    def _with_redis(
+        self, action: Callable[[], None], stop: tenacity.stop.stop_base = tenacity.stop_never
+    ) -> None:
         """Do `action`; if Redis is away or forgot the run, wait and let a reconcile finish it."""
         try:
-            action()
-        except PASSING as error:
-            self._progress.redis = f"degraded: {error}"
-            logger.warning("lost Redis, waiting for it", extra={"reason": str(error)})
-            self._reconcile(tenacity.stop_when_event_set(self._stopping))
-            self._progress.redis = "ok"
-            logger.info("reconciled with Redis")
+            try:
+                action()
+            except PASSING as error:
+                self._progress.redis = f"degraded: {error}"
+                logger.warning("waiting for Redis", extra={"reason": str(error)})
+                self._reconcile(stop)
+                self._progress.redis = "ok"
+                logger.info("reconciled with Redis")
         except QueueFenced as error:
-            raise _stopped_by(error) from error
-
-    def _connect(self) -> None:
-        stop = tenacity.stop_when_event_set(self._stopping)
-        self._reconcile(stop | tenacity.stop_after_delay(FIRST_CONNECT_S))
+            raise Stop(ExitCode.ANOTHER_LEARNER, str(error)) from error
+        except QueueError as error:
+            raise Stop(ExitCode.ENVIRONMENT, str(error)) from error
 
     def _reconcile(self, stop: tenacity.stop.stop_base) -> None:
-        """Try until Redis holds exactly the open numbers; raises Stop when it never will."""
+        """Try until Redis holds exactly the open numbers, or the run is told to stop."""
         self._uncollected.clear()
         retry = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(PASSING),
             wait=tenacity.wait_exponential(multiplier=0.1, max=RETRY_MAX_S),
             sleep=tenacity.sleep_using_event(self._stopping),
-            stop=stop,
-            before_sleep=tenacity.before_sleep_log(logger, logging.DEBUG),
+            stop=stop | tenacity.stop_when_event_set(self._stopping),
             reraise=True,
         )
         try:
             retry(self._tasks.reconcile)
-        except (*PASSING, QueueFenced, QueueMisconfigured) as error:
+        except PASSING:
             if not self._stopping.is_set():
-                raise _stopped_by(error) from error
+                raise
 
     @contextmanager
     def _watching_leases(self) -> Iterator[None]:
@@ -235,8 +239,3 @@ class Loop:
 
 def _next(version: Version) -> Version:
     return Version(version.epoch, version.step + 1)
-
-
-def _stopped_by(error: Exception) -> Stop:
-    code = ExitCode.ANOTHER_LEARNER if isinstance(error, QueueFenced) else ExitCode.ENVIRONMENT
-    return Stop(code, str(error))
