@@ -71,15 +71,13 @@ class Policy:
     def load(cls, settings: ModelSettings, device: str) -> "Policy":
         """The model at `settings.path`, on `device` or, if that is `auto`, where it runs best."""
         disable_progress_bar()
-        path, revision = settings.path, settings.revision
-        if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-            raise Stop(ExitCode.CONFIG, f"model.path: there is no folder {path}")
-        with _explaining(path):
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-            config = AutoConfig.from_pretrained(path, revision=revision)
+        if settings.path.startswith(("/", ".", "~")) and not Path(settings.path).is_dir():
+            raise Stop(ExitCode.CONFIG, f"model.path: there is no folder {settings.path}")
+        with _explaining(settings):
+            config = AutoConfig.from_pretrained(settings.path, revision=settings.revision)
+            tokenizer = _load_tokenizer(settings)
             dropouts = _take_dropouts(config)
-            model, missing_keys = _load_model(settings, config)
-        _check_complete(path, tokenizer, missing_keys)
+            model = _load_model(settings, config)
         torch.nn.Module.to(model, resolve_device(device))
         _set_mode(model, settings.gradient_checkpointing)
         return cls(model, tokenizer, dropouts)
@@ -101,12 +99,6 @@ class Policy:
         config = self._model.config.get_text_config()
         return getattr(config, "max_position_embeddings", None) or UNLIMITED_CONTEXT_LENGTH
 
-    @property
-    def end_token_id(self) -> int | None:
-        """What ends a demonstration: the tokenizer's end of sequence."""
-        end: int | None = self._tokenizer.eos_token_id
-        return end
-
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """All parameters, tied ones once."""
         return self._model.parameters()
@@ -124,9 +116,16 @@ class Policy:
         """Token ids of prompts; chat messages go through the tokenizer's template."""
         return [self._tokenise(prompt) for prompt in prompts]
 
-    def tokenise_completion(self, text: str) -> list[int]:
-        """Token ids of text that goes on where a prompt ended."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    def tokenise_answer(self, text: str) -> list[int]:
+        """Token ids of what should follow a prompt, the end of sequence included."""
+        end: int | None = self._tokenizer.eos_token_id
+        if end is None:
+            raise Stop(
+                ExitCode.CONFIG,
+                "model.path: the tokenizer has no end-of-sequence token, so answers cannot end: "
+                "set its eos_token",
+            )
+        return [*self._tokenizer(text, add_special_tokens=False)["input_ids"], end]
 
     def recompute_log_probs(self, micro_batch: MicroBatch, temperature: float) -> LogProbs:
         """Log-probs and entropy of all target tokens, in one forward.
@@ -211,7 +210,15 @@ def resolve_device(name: str) -> torch.device:
     """The device called `name`; `auto` is the first accelerator there is, else the CPU."""
     if name == "auto":
         return torch.accelerator.current_accelerator() or torch.device("cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise Stop(
+            ExitCode.CONFIG, f"device {name} cannot be used: {reason}: use cpu or auto"
+        ) from error
+    return device
 
 
 def _log_probs_and_entropy(
@@ -223,10 +230,25 @@ def _log_probs_and_entropy(
     return logprobs_N, entropy_N
 
 
-def _load_model(
-    settings: ModelSettings, config: PretrainedConfig
-) -> tuple[PreTrainedModel, set[str]]:
-    """The model, and the weights that its checkpoint lacks."""
+def _load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(settings.path, revision=settings.revision)
+    except ValueError as error:
+        raise _no_tokenizer(settings.path) from error
+    # Without tokenizer files transformers may make one up, of special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise _no_tokenizer(settings.path)
+    return tokenizer
+
+
+def _no_tokenizer(path: str) -> Stop:
+    return Stop(
+        ExitCode.CONFIG,
+        f"model.path: {path} has no tokenizer: save the model's there (save_pretrained)",
+    )
+
+
+def _load_model(settings: ModelSettings, config: PretrainedConfig) -> PreTrainedModel:
     loaded = AutoModelForCausalLM.from_pretrained(
         settings.path,
         revision=settings.revision,
@@ -237,37 +259,29 @@ def _load_model(
     )
     # The annotation does not know of output_loading_info.
     model, loading = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
-    return model, loading["missing_keys"]
+    if loading["missing_keys"]:
+        names = ", ".join(sorted(loading["missing_keys"]))
+        raise Stop(
+            ExitCode.CONFIG,
+            f"model.path: {settings.path} lacks weights that a causal language model needs: "
+            f"{names[:MESSAGE_LENGTH]}",
+        )
+    return model
 
 
 @contextmanager
-def _explaining(path: str) -> Iterator[None]:
-    """Turn what transformers raises about a model into one line that names the field."""
+def _explaining(settings: ModelSettings) -> Iterator[None]:
+    """Turn what transformers raises about a model into words that name the field."""
     try:
         yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).partition("\n")[0][:MESSAGE_LENGTH]
         raise Stop(
             ExitCode.CONFIG,
-            f"model.path: {path} cannot be used: {reason}\n"
+            f"model.path: {settings.path} cannot be used: {reason}\n"
             "Give the folder of a causal language model with its tokenizer, as save_pretrained "
             "writes it, or a model id that this machine can fetch.",
         ) from error
-
-
-def _check_complete(path: str, tokenizer: PreTrainedTokenizerBase, missing_keys: set[str]) -> None:
-    # Without tokenizer files transformers makes one up, of special tokens alone.
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise Stop(
-            ExitCode.CONFIG,
-            f"model.path: {path} has no tokenizer: save one there (tokenizer.save_pretrained)",
-        )
-    if missing_keys:
-        raise Stop(
-            ExitCode.CONFIG,
-            f"model.path: {path} lacks weights that a causal language model needs: "
-            f"{', '.join(sorted(missing_keys))[:MESSAGE_LENGTH]}",
-        )
 
 
 def _take_dropouts(config: PretrainedConfig) -> dict[str, float]:
