@@ -22,10 +22,9 @@ class ReplyLosingProxy:
         self._target = (target.hostname or "", target.port or 0)
         self._loses = loses
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets = [self._listener]
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        port = self._listener.getsockname()[1]
-        self.url = url.replace(f":{target.port}/", f":{port}/")
+        self._clients: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept)]
+        self.url = url.replace(f":{target.port}/", f":{self._listener.getsockname()[1]}/")
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -37,46 +36,45 @@ class ReplyLosingProxy:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for each in list(self._sockets):
-            _cut(each)
-        for thread in list(self._threads):
+        _cut(self._listener)
+        self._threads[0].join()
+        self._listener.close()
+        for client in list(self._clients):
+            _cut(client)
+        for thread in self._threads[1:]:
             thread.join()
-        for each in self._sockets:
-            each.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                self._sockets.append(client)
-                try:
-                    server = socket.create_connection(self._target)
-                except OSError:  # the server is down: so is the proxy
-                    _cut(client)
-                    continue
-                self._sockets.append(server)
-                lost = threading.Event()
-                for pump in (self._forward, self._answer):
-                    thread = threading.Thread(target=pump, args=(client, server, lost), daemon=True)
-                    self._threads.append(thread)
-                    thread.start()
+                self._clients.add(client)
+                thread = threading.Thread(target=self._serve, args=(client,))
+                self._threads.append(thread)
+                thread.start()
 
-    def _forward(self, client: socket.socket, server: socket.socket, lost: threading.Event) -> None:
-        with suppress(OSError):
-            while chunk := client.recv(CHUNK_BYTES):
-                if self._loses(chunk):
-                    lost.set()
-                server.sendall(chunk)
-        _cut(server)
+    def _serve(self, client: socket.socket) -> None:
+        # A server that is down refuses, and the client is cut off in turn.
+        with client, suppress(OSError), socket.create_connection(self._target) as server:
+            lost = threading.Event()
+            answering = threading.Thread(target=_answer, args=(client, server, lost))
+            answering.start()
+            with suppress(OSError):
+                while chunk := client.recv(CHUNK_BYTES):
+                    if self._loses(chunk):
+                        lost.set()
+                    server.sendall(chunk)
+            _cut(server)
+            answering.join()
+        self._clients.discard(client)
 
-    def _answer(self, client: socket.socket, server: socket.socket, lost: threading.Event) -> None:
-        with suppress(OSError):
-            while chunk := server.recv(CHUNK_BYTES):
-                if lost.is_set():
-                    break
-                client.sendall(chunk)
-        _cut(client)
-        _cut(server)
+
+def _answer(client: socket.socket, server: socket.socket, lost: threading.Event) -> None:
+    with suppress(OSError):
+        while (chunk := server.recv(CHUNK_BYTES)) and not lost.is_set():
+            client.sendall(chunk)
+    _cut(client)
+    _cut(server)
 
 
 def _cut(connection: socket.socket) -> None:
