@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from volley.learner.prompts import Prompts, read_prompts
+from volley.learner.prompts import Prompts, read_rows, tokenise_rows
 from volley.telemetry.stops import ExitCode, Stop
 
 
@@ -18,7 +18,7 @@ def write(folder: Path, *lines: object) -> Path:
 
 
 def read(data: Path, max_prompt_length: int = 10) -> Prompts:
-    return read_prompts(data, tokenise, max_prompt_length, seed=0)
+    return tokenise_rows(read_rows(data), tokenise, max_prompt_length, seed=0)
 
 
 def complaint(data: Path) -> str:

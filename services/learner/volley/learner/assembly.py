@@ -10,7 +10,7 @@ import torch
 from volley.learner.api import ApiServer, create_app
 from volley.learner.loop import Loop, LoopRules
 from volley.learner.policy import Policy
-from volley.learner.prompts import Prompts, read_prompts
+from volley.learner.prompts import read_rows, tokenise_rows
 from volley.learner.record import Record
 from volley.learner.reward_code import read_reward_specs
 from volley.learner.run_folder import RunFolder
@@ -39,8 +39,10 @@ def run_learner(
     rewards = read_reward_specs(settings.reward, code_folder)
     torch.set_num_threads(settings.devices.threads)
     torch.manual_seed(settings.run.seed)
+    rows = read_rows(settings.data.train)
     policy = Policy.load(settings.model, settings.devices.learner)
-    prompts = _read_prompts(settings, policy)
+    room = policy.context_length - settings.sampling.max_completion_length
+    prompts = tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
     folder.write_config(settings)
 
     store = WeightStore(folder.weights, folder.run, settings.weights.keep)
@@ -89,11 +91,6 @@ def _queue(redis_url: str, run: str) -> LearnerQueue:
         return LearnerQueue(redis_url, run, FIRST_VERSION.epoch)
     except QueueMisconfigured as error:
         raise Stop(ExitCode.CONFIG, str(error)) from error
-
-
-def _read_prompts(settings: Settings, policy: Policy) -> Prompts:
-    room = policy.context_length - settings.sampling.max_completion_length
-    return read_prompts(settings.data.train, policy.tokenise, room, settings.run.seed)
 
 
 def _run_spec(

@@ -51,32 +51,18 @@ class Prompts:
         return random.Random(f"{self._seed}/{data_pass}").sample(rows, len(rows))
 
 
-def read_prompts(data: Path, tokenise: Tokenise, max_prompt_length: int, seed: int) -> Prompts:
-    """The prompts of a JSONL file; raises Stop naming the line of what is wrong.
-
-    `max_prompt_length` is what the context leaves beside max_completion_length, in tokens.
-    """
-    rows = _read_rows(data)
-    prompts: list[Prompt] = []
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        some = rows[start : start + ROWS_AT_ONCE]
-        ids = tokenise([row.prompt for row in some])
-        prompts += [
-            Prompt(row.prompt, _checked(row, prompt_ids, max_prompt_length), row.columns)
-            for row, prompt_ids in zip(some, ids, strict=True)
-        ]
-    return Prompts(prompts, seed)
-
-
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """A line of the data file that is a prompt."""
+
     place: str
     """file:line, for messages."""
     prompt: str | list[Message]
     columns: dict[str, object]
 
 
-def _read_rows(data: Path) -> list[_Row]:
+def read_rows(data: Path) -> list[Row]:
+    """The rows of a JSONL file; raises Stop naming the line of what is wrong."""
     try:
         lines = data.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -91,7 +77,25 @@ def _read_rows(data: Path) -> list[_Row]:
     return rows
 
 
-def _read_row(place: str, line: str) -> _Row:
+def tokenise_rows(
+    rows: Sequence[Row], tokenise: Tokenise, max_prompt_length: int, seed: int
+) -> Prompts:
+    """The prompts of the rows; raises Stop naming the line of one that does not fit.
+
+    `max_prompt_length` is what the context leaves beside max_completion_length, in tokens.
+    """
+    prompts: list[Prompt] = []
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[start : start + ROWS_AT_ONCE]
+        ids = tokenise([row.prompt for row in some])
+        prompts += [
+            Prompt(row.prompt, _checked(row, prompt_ids, max_prompt_length), row.columns)
+            for row, prompt_ids in zip(some, ids, strict=True)
+        ]
+    return Prompts(prompts, seed)
+
+
+def _read_row(place: str, line: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -109,7 +113,7 @@ def _read_row(place: str, line: str) -> _Row:
             ExitCode.CONFIG,
             f"{place}: 'prompt' must be text or a list of {{'role', 'content'}} messages",
         )
-    return _Row(place, prompt, row)
+    return Row(place, prompt, row)
 
 
 def _is_chat(prompt: object) -> bool:
@@ -121,7 +125,7 @@ def _is_chat(prompt: object) -> bool:
     )
 
 
-def _checked(row: _Row, prompt_ids: list[int], max_prompt_length: int) -> tuple[int, ...]:
+def _checked(row: Row, prompt_ids: list[int], max_prompt_length: int) -> tuple[int, ...]:
     if not prompt_ids:
         raise Stop(ExitCode.CONFIG, f"{row.place}: the prompt has no tokens")
     if len(prompt_ids) > max_prompt_length:
