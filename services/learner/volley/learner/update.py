@@ -15,6 +15,7 @@ from torch import Tensor
 
 from volley.learner.batching import MicroBatch, TrainSequence, micro_batches
 from volley.learner.ledger import Disposition
+from volley.learner.log_probs import LogProbs
 from volley.learner.loss import (
     Loss,
     LossRules,
@@ -25,7 +26,7 @@ from volley.learner.loss import (
     select,
 )
 from volley.learner.masters import AdamWRules, Masters
-from volley.learner.policy import LogProbs, Policy
+from volley.learner.policy import Policy
 from volley.learner.schedule import ScheduleRules, learning_rate_at
 from volley.learner.selection import SelectionRules, select_sequences
 from volley.learner.settings import LossSettings, OptimSettings, Settings
