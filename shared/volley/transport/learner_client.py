@@ -119,8 +119,10 @@ class LearnerClient:
             with self._answer(path, headers=headers) as response:
                 # A server that ignores the range begins at the beginning.
                 place = start if response.status == 206 else 0
-                while num_bytes := response.readinto(view[place : place + CHUNK_BYTES]):
-                    place += num_bytes
+                # Not readinto: that keeps a chunk to itself until it is whole.
+                while chunk := response.read1(min(CHUNK_BYTES, blob.num_bytes - place)):
+                    view[place : place + len(chunk)] = chunk
+                    place += len(chunk)
         except HTTPError as error:
             if place == start:
                 raise self._unavailable(error) from error

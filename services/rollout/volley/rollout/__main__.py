@@ -67,8 +67,9 @@ def rollout(
             max_num_seqs=max_num_seqs,
         )
         from volley.rollout.assembly import run_worker
+        from volley.rollout.worker import leave_on_signals
 
-        run_worker(settings)
+        run_worker(settings, leave_on_signals())
 
 
 if __name__ == "__main__":

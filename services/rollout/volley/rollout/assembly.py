@@ -15,6 +15,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from volley.rollout.device import choose_device
 from volley.rollout.engine import Engine, InvalidWeights
 from volley.rollout.engine_transformers import TransformersEngine
 from volley.rollout.heartbeat import Heartbeat
@@ -25,7 +26,7 @@ from volley.rollout.scoring import Scoring
 from volley.rollout.settings import EngineName, WorkerSettings, redis_address
 from volley.rollout.tokenizer import Tokenizer
 from volley.rollout.weight_sync import WeightSync
-from volley.rollout.worker import Worker, leave_on_signals
+from volley.rollout.worker import Worker
 from volley.schemas.run_spec import ModelFile, RunSpec
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.learner_client import (
@@ -44,9 +45,8 @@ CLOSE_S = 1.0
 """Longest wait for each thread at the end; they are daemons and hold nothing by then."""
 
 
-def run_worker(settings: WorkerSettings) -> None:
-    """Join the learner's run and work until told to leave or the run is over."""
-    leaving = leave_on_signals()
+def run_worker(settings: WorkerSettings, leaving: threading.Event) -> None:
+    """Join the learner's run and work until `leaving` is set or the run is over."""
     torch.set_num_threads(settings.num_threads)
     client = LearnerClient(settings.learner_url, settings.token)
     with TemporaryDirectory(prefix="volley-model-") as folder:
@@ -54,7 +54,7 @@ def run_worker(settings: WorkerSettings) -> None:
         if spec is None:
             return
         _check_room(spec, settings)
-        engine = make_engine(settings, spec, Path(folder))
+        engine = _make_engine(settings, spec, Path(folder))
         tokenizer = Tokenizer(Path(folder))
     try:
         _work(settings, spec, client, engine, tokenizer, leaving)
@@ -65,7 +65,7 @@ def run_worker(settings: WorkerSettings) -> None:
         client.close()
 
 
-def make_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> Engine:
+def _make_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> Engine:
     """The engine that the settings name, without weights."""
     match settings.engine:
         case EngineName.TRANSFORMERS:
@@ -76,13 +76,6 @@ def make_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> 
                 settings.max_num_seqs,
                 spec.max_context_length,
             )
-
-
-def choose_device(device: str) -> str:
-    """The device itself; for `auto` the first accelerator there is, else the CPU."""
-    if device != "auto":
-        return device
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def _work(

@@ -7,6 +7,7 @@ anywhere; vLLM is the engine for long completions, where rows that ended early l
 Axes: P prompts, B rows of the batch, T tokens, V vocabulary.
 """
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class TransformersEngine:
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
         self._model = model.eval()
+        takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._last_logits_only = {"logits_to_keep": 1} if takes_logits_to_keep else {}
         self._device = torch.device(device)
         self._max_num_seqs = max_num_seqs
         self._max_context_length = max_context_length
@@ -140,7 +143,7 @@ class TransformersEngine:
             position_ids=positions_BT,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            **self._last_logits_only,
         )
         logits_BTV: torch.Tensor = output.logits
         return logits_BTV[:, -1]

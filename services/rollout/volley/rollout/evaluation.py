@@ -1,0 +1,211 @@
+"""A model folder's rewards on a data file, by the same engine and rewards that a run uses."""
+
+import json
+import logging
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from msgspec import Struct
+from safetensors.torch import load_file
+
+from volley.rollout.device import choose_device
+from volley.rollout.engine import SampledGroup, SampleRequest, Unservable
+from volley.rollout.engine_transformers import TransformersEngine
+from volley.rollout.rewards import Reward, RewardFailed, load_rewards
+from volley.rollout.tokenizer import Tokenizer
+from volley.schemas.groups import Version
+from volley.schemas.run_spec import RewardSpec, SamplingSpec
+from volley.telemetry.stops import ExitCode, Stop
+from volley.transport.tensors import hash_bytes
+
+logger = logging.getLogger(__name__)
+
+NUM_SHOWN = 5
+UNLIMITED_CONTEXT_LENGTH = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """What is evaluated, and how."""
+
+    model_folder: Path
+    data: Path
+    reward: str
+    code_folder: Path
+    max_completion_length: int
+    samples_per_prompt: int
+    seed: int
+    device: str
+    num_threads: int
+    max_num_seqs: int
+
+
+class ScoredSample(Struct, frozen=True):
+    """One answer, for the eye."""
+
+    prompt: str | list[dict[str, str]]
+    completion: str
+    reward: float | None
+
+
+class Evaluation(Struct, frozen=True):
+    """Mean rewards; prompts for which the reward is None are left out."""
+
+    sampled: float
+    """At temperature 1, over all samples of all prompts."""
+    sampled_stderr: float
+    """Of the mean over prompts."""
+    greedy: float
+    prompts: int
+    samples: tuple[ScoredSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    prompt: str | list[dict[str, str]]
+    prompt_ids: tuple[int, ...]
+    columns: dict[str, object]
+
+
+def evaluate_folder(settings: EvaluationSettings) -> Evaluation:
+    """Sample and score every row of the data; raises Stop naming what cannot be used."""
+    torch.set_num_threads(settings.num_threads)
+    tokenizer = Tokenizer(settings.model_folder)
+    rows = _read_rows(settings.data, tokenizer)
+    reward = _load_reward(settings)
+    engine = _load_engine(settings)
+    sampling = SamplingSpec(
+        num_generations=settings.samples_per_prompt,
+        temperature=1.0,
+        max_completion_length=settings.max_completion_length,
+        stop_token_ids=_stop_token_ids(settings.model_folder, tokenizer),
+    )
+    greedy = SamplingSpec(1, 0.0, sampling.max_completion_length, sampling.stop_token_ids)
+    sampled_rows = _score(engine, rows, sampling, settings.seed, tokenizer, reward)
+    greedy_rows = _score(engine, rows, greedy, settings.seed, tokenizer, reward)
+    engine.close()
+    sampled_means = _means(sampled_rows)
+    return Evaluation(
+        sampled=statistics.fmean(sampled_means),
+        sampled_stderr=_standard_error(sampled_means),
+        greedy=statistics.fmean(_means(greedy_rows)),
+        prompts=len(rows),
+        samples=tuple(samples[0] for samples in sampled_rows[:NUM_SHOWN]),
+    )
+
+
+def _read_rows(data: Path, tokenizer: Tokenizer) -> list[_Row]:
+    try:
+        lines = data.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines if line.strip()]
+        prompts = [row.pop("prompt") for row in rows]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise Stop(
+            ExitCode.CONFIG, f"{data}: one JSON object with 'prompt' a line is needed: {error!r}"
+        ) from error
+    if not rows:
+        raise Stop(ExitCode.CONFIG, f"{data}: no prompts")
+    return [
+        _Row(prompt, tokenizer.prompt_ids(prompt), row)
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+
+
+def _load_reward(settings: EvaluationSettings) -> Reward:
+    module, colon, _ = settings.reward.partition(":")
+    file = settings.code_folder / f"{module.replace('.', '/')}.py"
+    file_hash = hash_bytes(file.read_bytes()) if colon and file.is_file() else None
+    specs = [RewardSpec(settings.reward, 1.0, file_hash)]
+    return load_rewards(specs, settings.code_folder)[0]
+
+
+def _load_engine(settings: EvaluationSettings) -> TransformersEngine:
+    folder = settings.model_folder
+    config = _read_json(folder / "config.json")
+    dtype = str(config.get("dtype") or "float32")
+    context_length = config.get("max_position_embeddings")
+    engine = TransformersEngine(
+        folder,
+        dtype,
+        choose_device(settings.device),
+        max(settings.max_num_seqs, settings.samples_per_prompt),
+        context_length if isinstance(context_length, int) else UNLIMITED_CONTEXT_LENGTH,
+    )
+    tensors = {
+        name: tensor.to(getattr(torch, dtype))
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+    engine.load(tensors, Version(0, 0))
+    return engine
+
+
+def _stop_token_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Every id that ends a completion: the model's and the tokenizer's."""
+    ids: set[object] = {tokenizer.eos_token_id}
+    for name in ("generation_config.json", "config.json"):
+        found = _read_json(folder / name).get("eos_token_id")
+        ids.update(found if isinstance(found, list) else [found])
+    return tuple(sorted(token for token in ids if isinstance(token, int)))
+
+
+def _read_json(file: Path) -> dict[str, object]:
+    """Content of a file that may be absent."""
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def _score(
+    engine: TransformersEngine,
+    rows: Sequence[_Row],
+    sampling: SamplingSpec,
+    seed: int,
+    tokenizer: Tokenizer,
+    reward: Reward,
+) -> list[list[ScoredSample]]:
+    """Samples of each row, in the order of the rows."""
+    groups = _sample(engine, rows, sampling, seed)
+    scored = []
+    for row, group in zip(rows, groups, strict=True):
+        texts = [tokenizer.text_of(sample.token_ids) for sample in group.samples]
+        try:
+            rewards = reward.score(row.prompt, texts, row.columns)
+        except RewardFailed as error:
+            raise Stop(ExitCode.CONFIG, str(error)) from error
+        scored.append(
+            [ScoredSample(row.prompt, text, x) for text, x in zip(texts, rewards, strict=True)]
+        )
+    return scored
+
+
+def _sample(
+    engine: TransformersEngine, rows: Sequence[_Row], sampling: SamplingSpec, seed: int
+) -> list[SampledGroup]:
+    for index, row in enumerate(rows):
+        try:
+            engine.add(SampleRequest(str(index), row.prompt_ids, seed + index, sampling))
+        except Unservable as error:
+            raise Stop(ExitCode.CONFIG, f"prompt {index}: {error}") from error
+    groups: dict[str, SampledGroup] = {}
+    while len(groups) < len(rows):
+        finished = engine.step().finished
+        groups |= {group.request_id: group for group in finished}
+        if finished:
+            logger.info("sampled %d of %d prompts", len(groups), len(rows))
+    return [groups[str(index)] for index in range(len(rows))]
+
+
+def _means(rows: Sequence[Sequence[ScoredSample]]) -> list[float]:
+    """Mean reward of each row that has one."""
+    rewards = [[s.reward for s in samples if s.reward is not None] for samples in rows]
+    means = [statistics.fmean(some) for some in rewards if some]
+    if not means:
+        raise Stop(ExitCode.CONFIG, "the reward is None for every completion")
+    return means
+
+
+def _standard_error(means: Sequence[float]) -> float:
+    return statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else 0.0

@@ -1,0 +1,29 @@
+"""A tiny Qwen3, as a folder for the engine and as a plain model to compare with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from tests.tiny_models import CONTEXT_LENGTH, save_tiny_qwen3
+from volley.rollout.engine_transformers import TransformersEngine
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_qwen3(tmp_path_factory.mktemp("qwen3"))
+
+
+@pytest.fixture(scope="session")
+def model(model_folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def engine(model_folder: Path) -> Iterator[TransformersEngine]:
+    """Room for 16 sequences; no weights yet."""
+    engine = TransformersEngine(model_folder, "float32", "cpu", 16, CONTEXT_LENGTH)
+    yield engine
+    engine.close()
