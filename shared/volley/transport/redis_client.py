@@ -33,6 +33,9 @@ IDLE_CHECK_S = 30.0
 """A connection idle for longer is tried with PING before it is used."""
 SCRIPT_ATTEMPTS = 3
 
+Entries = list[tuple[bytes, dict[bytes, bytes]]]
+"""Id and fields of each entry of a stream."""
+
 _Answer = TypeVar("_Answer")
 
 
@@ -145,6 +148,22 @@ class RedisClient:
             if text.startswith(code) or f"-{code} " in text:
                 return kind(f"Redis at {self._address}: {advice} ({text})")
         return QueueError(f"Redis at {self._address} refused: {text}")
+
+
+def run_key(run: str, name: str) -> str:
+    """A key of `run`; the braces keep its keys in one slot of a Redis Cluster."""
+    return f"volley:{{{run}}}:{name}"
+
+
+def block_ms(block_s: float) -> int:
+    """BLOCK of a read; at least 1, because BLOCK 0 would wait for ever."""
+    return max(1, round(min(block_s, MAX_BLOCK_S) * 1000))
+
+
+def entries_of(reply: object) -> Entries:
+    """The entries in the answer to a read of one stream."""
+    streams = msgspec.convert(reply, list[tuple[bytes, Entries]])
+    return streams[0][1] if streams else []
 
 
 @cache
