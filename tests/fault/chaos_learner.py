@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 from volley.transport.redis_stream import (
     Delivery,
@@ -79,15 +80,14 @@ class Ledger:
         self.trained.update(each.number for each in step)
 
 
-def _append(file, text: str) -> None:
+def _append(file: TextIO, text: str) -> None:
     file.write(text)
     file.flush()
     os.fsync(file.fileno())
 
 
 class Learner:
-    """The right protocol: the ledger is written before anything is dropped, and it alone decides
-    what is open."""
+    """The right protocol: log before dropping, and the ledger alone says what is open."""
 
     def __init__(self, plan: LearnerPlan) -> None:
         self.plan = plan
