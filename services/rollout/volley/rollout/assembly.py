@@ -12,7 +12,7 @@ from tenacity import (
     retry_if_exception_type,
     sleep_using_event,
     stop_when_event_set,
-    wait_exponential_jitter,
+    wait_random_exponential,
 )
 
 from volley.rollout.device import choose_device
@@ -128,7 +128,7 @@ def _join(client: LearnerClient, folder: Path, leaving: threading.Event) -> RunS
 
     retrying = Retrying(
         retry=retry_if_exception_type((LearnerUnavailable, CorruptBlob)),
-        wait=wait_exponential_jitter(initial=0.2, max=MAX_PAUSE_S, jitter=0.2),
+        wait=wait_random_exponential(multiplier=0.5, max=MAX_PAUSE_S),
         stop=stop_when_event_set(leaving),
         sleep=sleep_using_event(leaving),
         retry_error_callback=lambda state: None,

@@ -16,7 +16,7 @@ from tenacity import (
     retry_if_exception_type,
     sleep_using_event,
     stop_when_event_set,
-    wait_exponential_jitter,
+    wait_random_exponential,
 )
 
 from volley.rollout.engine import Sample
@@ -128,7 +128,7 @@ class Scoring:
         body = encode(result)
         retrying = Retrying(
             retry=retry_if_exception_type(QueueError),
-            wait=wait_exponential_jitter(initial=0.1, max=MAX_PAUSE_S, jitter=0.1),
+            wait=wait_random_exponential(multiplier=0.5, max=MAX_PAUSE_S),
             stop=stop_when_event_set(self._abandoned),
             sleep=sleep_using_event(self._abandoned),
             after=lambda state: self._redis_outage.failed(

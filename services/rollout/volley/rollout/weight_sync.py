@@ -22,7 +22,7 @@ from tenacity import (
     retry_if_exception_type,
     sleep_using_event,
     stop_when_event_set,
-    wait_exponential_jitter,
+    wait_random_exponential,
 )
 
 from volley.rollout.outage import Outage
@@ -141,7 +141,7 @@ class WeightSync:
     def _follow(self) -> None:
         retrying = Retrying(
             retry=retry_if_exception_type((LearnerUnavailable, CorruptBlob, InvalidTensors)),
-            wait=wait_exponential_jitter(initial=0.2, max=MAX_PAUSE_S, jitter=0.2),
+            wait=wait_random_exponential(multiplier=0.5, max=MAX_PAUSE_S),
             stop=stop_when_event_set(self._stopping),
             sleep=sleep_using_event(self._stopping),
             retry_error_callback=lambda state: None,
