@@ -1,4 +1,4 @@
-"""Real models that fit in a test: a Qwen3 and a GPT-2 of a few thousand weights, with tokenizer."""
+"""Real models that fit in a test: a few thousand weights and a tokenizer each."""
 
 import string
 from pathlib import Path
@@ -10,6 +10,8 @@ from tokenizers.pre_tokenizers import Split
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -59,6 +61,22 @@ def save_tiny_gpt2(folder: Path, seed: int = 0) -> Path:
         eos_token_id=VOCAB["<eos>"],
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tiny_mixtral(folder: Path) -> Path:
+    """Experts that are fused in memory and separate in the checkpoint."""
+    config = MixtralConfig(
+        vocab_size=len(VOCAB),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+    )
+    MixtralForCausalLM(config).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 
