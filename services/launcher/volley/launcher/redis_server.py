@@ -96,6 +96,11 @@ class RedisServer:
             self._process.wait()
         self._process = None
 
+    def wait(self) -> None:
+        """Return when the process that runs now has ended; for another thread."""
+        assert self._process is not None
+        self._process.wait()
+
     def kill(self) -> None:
         """End it as a crash would."""
         assert self._process is not None

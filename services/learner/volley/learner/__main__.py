@@ -40,7 +40,7 @@ def learner(
         set_up_logs("learner", settings.logging.level, settings.logging.format)
         redis_url = _redis_url(settings)
         token = read_token(settings.server)
-        folder = RunFolder(run_folder or new_run_folder(settings))
+        folder = RunFolder(run_folder or new_run_folder(settings.run))
         from volley.learner.assembly import run_learner
 
         run_learner(settings, config.parent.resolve(), folder, redis_url, token)

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import tomli_w
 
-from volley.learner.settings import Settings
+from volley.learner.settings import RunSettings, Settings
 from volley.telemetry.stops import ExitCode, Stop
 
 
-def new_run_folder(settings: Settings) -> Path:
+def new_run_folder(run: RunSettings) -> Path:
     """The path of a folder that does not exist yet: `<run.folder>/<run.name>-<UTC time>`."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    first = settings.run.folder.resolve() / f"{settings.run.name}-{stamp}"
+    first = run.folder.resolve() / f"{run.name}-{stamp}"
     path, suffix = first, 1
     while path.exists():
         suffix += 1

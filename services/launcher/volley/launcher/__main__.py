@@ -1,0 +1,126 @@
+"""The `volley` command: its verbs; what one of them needs is imported when it runs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import volley.learner.__main__
+import volley.rollout.__main__
+from volley.rollout.settings import EngineName
+from volley.telemetry.logs import set_up_logs
+from volley.telemetry.stops import reporting_stops
+
+RUN_EXAMPLES = """
+Examples:
+
+volley run config.toml
+
+volley run config.toml --set optim.learning_rate=3e-6 --set run.steps=50
+"""
+
+STATUS_EXAMPLES = """
+Examples:
+
+volley status --watch
+
+VOLLEY_TOKEN=secret volley status http://10.0.0.5:8000 --json
+"""
+
+DEMO_EXAMPLES = """
+Example:
+
+volley demo sort
+"""
+
+app = typer.Typer(
+    help="GRPO post-training for language models as separate processes that scale on their own.",
+    epilog="Try: volley demo sort",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+EngineOption = Annotated[EngineName, typer.Option(help="What the workers sample with.")]
+
+
+class DemoName(StrEnum):
+    SORT = "sort"
+
+
+@app.command(epilog=RUN_EXAMPLES)
+def run(
+    config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable."),
+    ] = None,
+    run_folder: Annotated[
+        Path | None, typer.Option(help="Where the run is kept; left out: a new one in run.folder.")
+    ] = None,
+    engine: EngineOption = EngineName.TRANSFORMERS,
+) -> None:
+    """Train on this machine: start Redis, the learner and its workers, and watch over them.
+
+    Ctrl-C stops everything cleanly, after the step in hand.
+    """
+    with reporting_stops():
+        set_up_logs("launcher", style="text")
+        from volley.launcher.run import Plan, run_plan
+
+        run_plan(Plan.read(config, overrides or [], run_folder, engine))
+
+
+app.command(epilog=volley.learner.__main__.EXAMPLES)(volley.learner.__main__.learner)
+app.command(epilog=volley.rollout.__main__.EXAMPLES)(volley.rollout.__main__.rollout)
+
+
+@app.command(epilog=STATUS_EXAMPLES)
+def status(
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            help="Of the learner; left out: the newest run in ./runs.", show_default=False
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again every second, until Ctrl-C.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The report as the learner gives it.")
+    ] = False,
+) -> None:
+    """Show a run at a glance: step, reward, prompt numbers, queue, workers."""
+    with reporting_stops():
+        from volley.launcher.status import find_learner, show_status
+
+        show_status(find_learner(url, Path("runs")), watch=watch, as_json=as_json)
+
+
+@app.command(epilog=DEMO_EXAMPLES)
+def demo(
+    name: Annotated[DemoName, typer.Argument(help="Which one.")] = DemoName.SORT,
+    steps: Annotated[int, typer.Option(min=1, help="GRPO steps.")] = 400,
+    folder: Annotated[Path, typer.Option(help="Where its run folder is made.")] = Path("runs"),
+    seed: Annotated[int, typer.Option(help="Of the data, the model and the run.")] = 0,
+    engine: EngineOption = EngineName.TRANSFORMERS,
+) -> None:
+    """Build a tiny model, train it with GRPO on this machine, and show what it learnt.
+
+    sort: a model of 0.3M parameters learns to sort letters from "right" or "wrong" alone.
+    """
+    with reporting_stops():
+        set_up_logs("launcher", style="text")
+        from volley.launcher.demo import demonstrate_sort
+
+        demonstrate_sort(steps, folder, seed, engine)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

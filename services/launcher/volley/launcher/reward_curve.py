@@ -1,0 +1,54 @@
+"""The reward of a run over its steps: read from metrics.jsonl, drawn as a PNG."""
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+SMOOTHED_SHARE = 0.05
+"""Of the steps: how many the line in front averages over."""
+
+
+def read_rewards(metrics: Path) -> list[tuple[int, float]]:
+    """Step and mean reward of every step that has one; empty where there is no file."""
+    if not metrics.exists():
+        return []
+    steps = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return [
+        (step["step"], step["reward_mean"]) for step in steps if step["reward_mean"] is not None
+    ]
+
+
+def smooth(values: Sequence[float], width: int) -> list[float]:
+    """The mean of each value and the `width - 1` before it, of as many as there are."""
+    return [fmean(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)]
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw_reward_curve(
+    rewards: Sequence[tuple[int, float]],
+    title: str,
+    png: Path,
+    levels: Mapping[str, float] | None = None,
+) -> None:
+    """Write the curve, with a dashed line at each of `levels` under its name."""
+    # Half a second, spent by those who want a curve.
+    from matplotlib.figure import Figure
+
+    steps, means = zip(*rewards, strict=True)
+    width = max(1, round(SMOOTHED_SHARE * len(means)))
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, means, color="tab:blue", alpha=0.3, linewidth=1, label="mean of a step")
+    axes.plot(steps, smooth(means, width), color="tab:blue", label=f"mean of {width} steps")
+    for (name, level), color in zip((levels or {}).items(), ("tab:gray", "tab:green"), strict=True):
+        axes.axhline(level, color=color, linestyle="--", linewidth=1, label=f"{name} {level:.2f}")
+    axes.set(title=title, xlabel="optimiser step", ylabel="reward")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(png)

@@ -1,0 +1,248 @@
+"""A run on one machine: Redis, the learner and the workers, from the first start to the last stop.
+
+    Redis -> learner -> (it says where it listens) -> workers        then, until the learner ends:
+
+    a worker died      start it again, later each time; not after a Stop of its own, nor for ever
+    Redis died         start it again with what it had acknowledged
+    the learner says   show it
+    told to stop       leave the loop
+    finally            stop the learner, the workers, Redis: in this order
+
+Everything waits in one place, for the supervisor's next event; the learner is asked how it is by a
+thread of its own.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from volley.launcher.children import Child
+from volley.launcher.ending import show_ending
+from volley.launcher.progress import Progress
+from volley.launcher.redis_server import RedisServer
+from volley.launcher.supervisor import (
+    Due,
+    Ended,
+    Interrupted,
+    RedisEnded,
+    Reported,
+    Said,
+    Supervisor,
+    Told,
+)
+from volley.learner.run_folder import new_run_folder
+from volley.learner.settings import Settings, load_settings
+from volley.learner.token import read_token
+from volley.telemetry.stops import ExitCode
+from volley.transport.learner_client import LearnerClient, LearnerError
+
+LEARNER = (sys.executable, "-m", "volley.learner")
+ROLLOUT = (sys.executable, "-m", "volley.rollout")
+STATUS_INTERVAL_S = 0.5
+WORKER_PATIENCE_S = 15.0
+"""A worker needs a few seconds to finish or hand back what it holds."""
+ENDS_WHEN_TOLD = (0, -signal.SIGTERM, -signal.SIGKILL)
+"""Before it is up a learner takes no notice of a signal but dies of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be run, and where."""
+
+    config: Path
+    overrides: tuple[str, ...]
+    settings: Settings
+    """Of both; the processes read them for themselves."""
+    folder: Path
+    """The run's; may exist."""
+    token: str
+    engine: str
+
+    @classmethod
+    def read(
+        cls, config: Path, overrides: Sequence[str], folder: Path | None, engine: str
+    ) -> "Plan":
+        """The plan of a config file; raises Stop. Left out, the folder is a new one."""
+        settings = load_settings(config, overrides)
+        return cls(
+            config.resolve(),
+            tuple(overrides),
+            settings,
+            (folder or new_run_folder(settings.run)).resolve(),
+            read_token(settings.server),
+            engine,
+        )
+
+
+def run_plan(plan: Plan) -> None:
+    """Train as planned, in front of a person; returns at the end or when told to stop."""
+    console = Console()
+    console.print(f"run folder {plan.folder}", highlight=False, soft_wrap=True)
+    with Supervisor() as supervisor, suppress(Interrupted):
+        train(plan, supervisor, console)
+    show_ending(console, plan.folder, plan.settings.run.steps)
+
+
+def train(plan: Plan, supervisor: Supervisor, console: Console) -> None:
+    """Return when the steps are taken; raises Interrupted, or the Stop of a child.
+
+    Nothing of the run is left running, however it ends.
+    """
+    with Progress(console, plan.settings.logging.sample_every) as progress:
+        Run(plan, supervisor, progress).train()
+
+
+class _Announcement(msgspec.Struct):
+    """The line that a learner writes when it listens."""
+
+    url: str
+
+
+class Run:
+    """The processes of one run, under a supervisor."""
+
+    def __init__(self, plan: Plan, supervisor: Supervisor, progress: Progress) -> None:
+        self._plan = plan
+        self._supervisor = supervisor
+        self._progress = progress
+        self._feed = _StatusFeed(supervisor)
+        self._workers: list[Child] = []
+
+    def train(self) -> None:
+        """Start everything, react until the end, stop everything; see the function `train`."""
+        with self._redis_url() as redis_url:
+            learner = self._learner(redis_url)
+            self._supervisor.start(learner)
+            try:
+                was_told = self._until_told_or_over(learner)
+            finally:
+                self._feed.stop()
+                self._supervisor.stop([learner])
+                self._supervisor.stop(self._workers, WORKER_PATIENCE_S)
+        if learner.exit_code not in (ENDS_WHEN_TOLD if was_told else (0,)):
+            raise learner.reason()
+        if was_told:
+            raise Interrupted
+
+    def _until_told_or_over(self, learner: Child) -> bool:
+        """React to what happens until the learner ends, or until told to stop: then True."""
+        while True:
+            match self._supervisor.next_event():
+                case Reported(report):
+                    self._progress.show(report)
+                case Said(line=line):
+                    self._start_workers(msgspec.json.decode(line, type=_Announcement).url)
+                case Ended(child) if child is learner:
+                    return False
+                case Ended(child):
+                    self._worker_ended(child)
+                case Due(child):
+                    self._supervisor.start(child)
+                case RedisEnded(server):
+                    self._progress.note("Redis died, it is started again")
+                    server.start()
+                    self._supervisor.watch_redis(server)
+                case Told():
+                    self._progress.note("stopping after the step in hand; once more kills")
+                    return True
+
+    @contextmanager
+    def _redis_url(self) -> Iterator[str]:
+        """The given Redis, else one of the run's own for as long as it is needed."""
+        given = os.environ.get("VOLLEY_REDIS_URL") or self._plan.settings.queue.redis_url
+        if given:
+            yield given
+            return
+        with RedisServer(self._plan.folder / "redis") as server:
+            self._supervisor.watch_redis(server)
+            yield server.url
+
+    def _learner(self, redis_url: str) -> Child:
+        plan = self._plan
+        changes = [part for override in plan.overrides for part in ("--set", override)]
+        return Child(
+            "learner",
+            [*LEARNER, str(plan.config), "--run-folder", str(plan.folder), *changes],
+            plan.folder / "logs" / "learner.log",
+            self._environment() | {"VOLLEY_REDIS_URL": redis_url},
+            speaks=True,
+        )
+
+    def _start_workers(self, url: str) -> None:
+        self._feed.follow(LearnerClient(url, self._plan.token))
+        for index, device in enumerate(self._plan.settings.devices.rollout):
+            worker = self._worker(index, device, url)
+            self._workers.append(worker)
+            self._supervisor.start(worker)
+
+    def _worker(self, index: int, device: str, url: str) -> Child:
+        settings = self._plan.settings
+        options = {
+            "--learner": url,
+            "--device": device,
+            "--threads": str(settings.devices.threads),
+            "--engine": self._plan.engine,
+            "--code": str(self._plan.config.parent),
+            "--log-format": settings.logging.format,
+            "--log-level": settings.logging.level,
+        }
+        return Child(
+            f"rollout-{index}",
+            [*ROLLOUT, *chain.from_iterable(options.items())],
+            self._plan.folder / "logs" / f"rollout-{index}.log",
+            self._environment(),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "VOLLEY_TOKEN": self._plan.token,
+            "OMP_NUM_THREADS": str(self._plan.settings.devices.threads),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+    def _worker_ended(self, worker: Child) -> None:
+        """Have it started again, unless it left in peace; raises its Stop where that is no use."""
+        if worker.exit_code == ExitCode.DONE:
+            return
+        pause_s = worker.pause_s()
+        if worker.exit_code == ExitCode.CONFIG or pause_s is None:
+            raise worker.reason()
+        self._progress.note(
+            f"{worker.name} died ({worker.how_it_ended()}), it is started again in {pause_s:g} s; "
+            f"see {worker.log}"
+        )
+        self._supervisor.start_later(worker, pause_s)
+
+
+class _StatusFeed:
+    """Asks the learner how it is, now and then, and posts what it says."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._over = threading.Event()
+
+    def follow(self, client: LearnerClient) -> None:
+        """Begin, with a thread that ends soon after `stop`."""
+        threading.Thread(target=self._ask, args=(client,), name="status", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._over.set()
+
+    def _ask(self, client: LearnerClient) -> None:
+        while not self._over.wait(STATUS_INTERVAL_S):
+            try:
+                self._supervisor.post(Reported(client.status()))
+            except LearnerError:
+                # Its own process says what is wrong with it, or it is about to end.
+                continue
+        client.close()
