@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +22,15 @@ JOIN_S = 30.0
 class RunningWorker:
     """A worker's thread, its way to be told to leave, and how it ended."""
 
-    def __init__(self, url, token=TOKEN, code_folder=None, max_num_seqs=16):
+    def __init__(
+        self,
+        url: str,
+        token: str = TOKEN,
+        code_folder: Path | None = None,
+        max_num_seqs: int = 16,
+    ) -> None:
         self.leaving = threading.Event()
-        self.error = None
+        self.error: Exception | None = None
         settings = WorkerSettings(
             learner_url=url,
             token=token,
@@ -37,13 +44,13 @@ class RunningWorker:
         self._thread = threading.Thread(target=self._run, args=(settings,))
         self._thread.start()
 
-    def _run(self, settings):
+    def _run(self, settings: WorkerSettings) -> None:
         try:
             run_worker(settings, self.leaving)
         except Exception as error:
             self.error = error
 
-    def join(self):
+    def join(self) -> Exception | None:
         self._thread.join(JOIN_S)
         assert not self._thread.is_alive()
         return self.error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import Qwen3ForCausalLM
 
 from tests.tiny_models import CONTEXT_LENGTH, save_tiny_qwen3
 from volley.rollout.engine_transformers import TransformersEngine
@@ -17,8 +17,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(model_folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+def model(model_folder: Path) -> torch.nn.Module:
+    model: torch.nn.Module = Qwen3ForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    return model.eval()
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ NO_STOP = SamplingSpec(4, 0.7, 8, ())
 EOS = VOCAB["<eos>"]
 
 
-def published(model, scale=1.0):
-    """The tensors as the learner publishes them; `scale` makes other weights of them."""
+def published(model: torch.nn.Module, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    """The tensors as the learner publishes them, tied ones once; `scale` makes others of them."""
     return {
         name: tensor * scale
         for name, tensor in model.state_dict().items()
-        if name not in model.all_tied_weights_keys
+        if name != "lm_head.weight"
     }
 
 
@@ -39,19 +39,19 @@ def run(engine: TransformersEngine, *requests: SampleRequest) -> dict[str, tuple
     return samples
 
 
-def recomputed_logprobs(model, prompt_ids, sample, temperature) -> torch.Tensor:
+def recomputed_logprobs(
+    model: torch.nn.Module, request: SampleRequest, sample: Sample
+) -> torch.Tensor:
     """Log-probs of the completion's T tokens in one forward without a cache or padding."""
     with torch.no_grad():
-        logits_TV = model(torch.tensor([prompt_ids + sample.token_ids])).logits[0]
-    logprobs_TV = torch.log_softmax(logits_TV.float() / temperature, dim=-1)
+        logits_TV = model(torch.tensor([request.prompt_ids + sample.token_ids])).logits[0]
+    logprobs_TV = torch.log_softmax(logits_TV.float() / request.sampling.temperature, dim=-1)
     targets_T = torch.tensor(sample.token_ids)
-    return logprobs_TV[len(prompt_ids) - 1 : -1].gather(-1, targets_T[:, None])[:, 0]
+    return logprobs_TV[len(request.prompt_ids) - 1 : -1].gather(-1, targets_T[:, None])[:, 0]
 
 
-def assert_logprobs_agree(model, request, sample):
-    expected_T = recomputed_logprobs(
-        model, request.prompt_ids, sample, request.sampling.temperature
-    )
+def assert_logprobs_agree(model: torch.nn.Module, request: SampleRequest, sample: Sample) -> None:
+    expected_T = recomputed_logprobs(model, request, sample)
     torch.testing.assert_close(torch.tensor(sample.logprobs), expected_T, atol=1e-4, rtol=0)
 
 
@@ -83,11 +83,11 @@ def test_after_a_load_in_mid_wave_each_token_has_the_log_prob_of_its_version(eng
     reloaded.tie_weights()
     by_id = {request.id: request for request in requests}
     for group in groups:
-        prompt_ids = by_id[group.request_id].prompt_ids
+        request = by_id[group.request_id]
         for sample in group.samples:
             assert sample.version_spans == (VersionSpan(3, FIRST), VersionSpan(5, SECOND))
-            first_T = recomputed_logprobs(model, prompt_ids, sample, 0.7)[:3]
-            second_T = recomputed_logprobs(reloaded, prompt_ids, sample, 0.7)[3:]
+            first_T = recomputed_logprobs(model, request, sample)[:3]
+            second_T = recomputed_logprobs(reloaded, request, sample)[3:]
             expected_T = torch.cat([first_T, second_T])
             assert not torch.allclose(first_T, second_T[:3], atol=1e-2)
             torch.testing.assert_close(torch.tensor(sample.logprobs), expected_T, atol=1e-4, rtol=0)

@@ -103,7 +103,7 @@ def _read_rows(data: Path, tokenizer: Tokenizer) -> list[_Row]:
         lines = data.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines if line.strip()]
         prompts = [row.pop("prompt") for row in rows]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise Stop(
             ExitCode.CONFIG, f"{data}: one JSON object with 'prompt' a line is needed: {error!r}"
         ) from error

@@ -1,0 +1,44 @@
+"""A worker's own few settings."""
+
+import pytest
+
+from volley.rollout.settings import check_learner_url, read_token, redis_address
+from volley.telemetry.stops import Stop
+
+
+def test_the_token_comes_from_the_environment_or_else_from_a_file(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("from the file\n")
+    assert read_token({"VOLLEY_TOKEN_FILE": str(file)}) == "from the file"
+    assert read_token({"VOLLEY_TOKEN": "x", "VOLLEY_TOKEN_FILE": str(file)}) == "x"
+
+
+def test_a_worker_without_a_token_is_told_to_set_one(tmp_path):
+    (tmp_path / "empty").write_text("\n")
+    for environment in ({}, {"VOLLEY_TOKEN_FILE": str(tmp_path / "empty")}):
+        with pytest.raises(Stop, match="set VOLLEY_TOKEN"):
+            read_token(environment)
+    with pytest.raises(Stop, match="cannot read"):
+        read_token({"VOLLEY_TOKEN_FILE": str(tmp_path / "absent")})
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "redis://h:1", "http://", "/a/path"])
+def test_what_is_no_http_address_is_refused(url):
+    with pytest.raises(Stop, match="http://HOST:PORT"):
+        check_learner_url(url)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (None, "redis://:secret@127.0.0.1:6379/1"),
+        ("redis://10.0.0.5:7000/1", "redis://:secret@10.0.0.5:7000/1"),
+        ("redis://:own@10.0.0.5:7000", "redis://:own@10.0.0.5:7000"),
+    ],
+)
+def test_another_address_of_redis_keeps_the_learners_credentials(override, expected):
+    assert redis_address(override, "redis://:secret@127.0.0.1:6379/1") == expected
+
+
+def test_an_address_without_credentials_needs_none():
+    assert redis_address("redis://a:1", "redis://b:2") == "redis://a:1"
