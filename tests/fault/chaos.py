@@ -119,7 +119,8 @@ class _Run:
             *[self._empty_redis] * chaos.flushalls,
         ]
         self._dice.shuffle(self._faults)
-        self._groups_per_fault = chaos.num_groups // (len(self._faults) + 1)
+        # All come before the last fifth, so that even a busy machine has seen them at the end.
+        self._groups_per_fault = chaos.num_groups * 4 // 5 // (len(self._faults) + 1)
         self._next_fault_at = self._groups_per_fault
         self._deaths_left = chaos.learner_deaths
         self._worker_names = (f"worker-{n}" for n in count())
