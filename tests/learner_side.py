@@ -20,7 +20,7 @@ from volley.schemas.run_spec import ModelFile, RewardSpec, RunSpec, SamplingSpec
 from volley.schemas.status import StatusReport, WorkerReport
 from volley.transport.redis_stream import LearnerQueue
 
-TOKEN = "the-token-of-the-run"
+TOKEN = "a-token-for-tests"
 SAMPLING = SamplingSpec(4, 1.0, 6, (VOCAB["<eos>"],))
 EXACT_MATCH = RewardSpec("exact_match", 1.0, None)
 MAX_BODY_BYTES = 2**20

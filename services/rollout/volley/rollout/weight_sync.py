@@ -26,6 +26,7 @@ from tenacity import (
 )
 
 from volley.rollout.outage import Outage
+from volley.schemas.groups import Version
 from volley.schemas.manifest import Manifest
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.learner_client import (
@@ -85,7 +86,7 @@ class WeightSync:
         self._offered: VerifiedWeights | None = None
         self._arrived = threading.Event()
         self._head: Manifest | None = None
-        self._have: str | None = None
+        self._have: Version | None = None
         self._num_refused = 0
         self._stop: Stop | None = None
         self._stopping = threading.Event()
@@ -209,7 +210,7 @@ class WeightSync:
         return content
 
     def _offer(self, weights: VerifiedWeights) -> None:
-        self._have = weights.manifest.root
+        self._have = weights.manifest.version
         with self._lock:
             passed_over, self._offered = self._offered, weights
             self._arrived.set()

@@ -1,0 +1,114 @@
+"""The loop around an engine that does as told; queue, API and threads are the real ones."""
+
+import threading
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from tests.learner_side import TOKEN, LearnerSide
+from tests.waiting import wait_until
+from volley.rollout.engine import SampleRequest, StepResult
+from volley.rollout.leases import Leases
+from volley.rollout.outage import Outage
+from volley.rollout.scoring import Scoring
+from volley.rollout.weight_sync import WeightSync
+from volley.rollout.worker import Worker
+from volley.schemas.groups import FailureReason, Version
+from volley.transport.learner_client import LearnerClient
+from volley.transport.redis_stream import WorkerQueue
+
+
+class ScriptedEngine:
+    """Room for two groups of four, which never finish; `breaks` makes the next step raise."""
+
+    def __init__(self, breaks: bool = False) -> None:
+        self.running: list[str] = []
+        self.aborted: list[str] = []
+        self._breaks = breaks
+
+    @property
+    def num_free_seqs(self) -> int:
+        return 8 - 4 * len(self.running)
+
+    def add(self, request: SampleRequest) -> None:
+        self.running.append(request.id)
+
+    def step(self) -> StepResult:
+        if self._breaks:
+            raise RuntimeError("out of memory")
+        return StepResult((), dict.fromkeys(self.running, 1))
+
+    def abort(self, request_id: str) -> None:
+        self.running.remove(request_id)
+        self.aborted.append(request_id)
+
+    def load(self, tensors: Mapping[str, torch.Tensor], version: Version) -> None:
+        """Any weights will do."""
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+@pytest.fixture
+def side(tmp_path, redis_url, run_name):
+    with LearnerSide(tmp_path, redis_url, run_name) as side:
+        side.publish(0)
+        yield side
+
+
+@pytest.fixture
+def make_worker(side):
+    """A worker over a scripted engine, and its leases; nothing beats for it."""
+    parts = []
+
+    def make(engine: ScriptedEngine) -> tuple[Worker, Leases, threading.Event]:
+        client = LearnerClient(side.url, TOKEN)
+        queue = WorkerQueue(side.spec.redis_url, side.spec.run, "scripted")
+        weights = WeightSync(client, side.spec.run, wait_s=0.2)
+        leases, outage, leaving = Leases(), Outage("Redis"), threading.Event()
+        scoring = Scoring("scripted", (), str, queue, leases, outage)
+        parts.append((client, queue, weights, scoring))
+        weights.start()
+        worker = Worker(
+            "scripted", side.spec, engine, queue, weights, leases, scoring, outage, leaving
+        )
+        return worker, leases, leaving
+
+    yield make
+    for client, queue, weights, scoring in parts:
+        scoring.close(timeout_s=5)
+        weights.close(timeout_s=5)
+        queue.close()
+        client.close()
+
+
+def test_an_engine_that_breaks_gives_its_tasks_back_with_the_traceback(side, make_worker):
+    worker, leases, _ = make_worker(ScriptedEngine(breaks=True))
+    side.issue(side.task(0), side.task(1))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        worker.run()
+    failures = side.collect(2)
+    for failure in failures.values():
+        assert failure.reason is FailureReason.ENGINE
+        assert "RuntimeError: out of memory" in failure.detail
+    assert leases.held() == ()
+
+
+def test_a_task_that_others_have_is_aborted_and_makes_room(side, make_worker):
+    engine = ScriptedEngine()
+    worker, leases, leaving = make_worker(engine)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    side.issue(*(side.task(number) for number in range(3)))
+    wait_until(lambda: len(engine.running) == 2)
+    lost, kept = engine.running
+    leases.lose({lost, "a task that was completed long ago"})
+    wait_until(lambda: len(engine.running) == 2 and lost not in engine.running)
+    assert engine.aborted == [lost]
+    assert engine.running[0] == kept
+    assert lost not in leases.progress()
+    leaving.set()
+    handed_back = side.collect(2)
+    thread.join()
+    assert {failure.reason for failure in handed_back.values()} == {FailureReason.HANDED_BACK}
