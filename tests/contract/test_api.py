@@ -122,8 +122,8 @@ def test_a_poll_answers_at_once_when_the_head_differs(get, store):
 
 def test_a_poll_for_a_known_head_ends_without_content(get, store):
     manifest = publish(store, 0)
-    assert get(f"/v1/weights?have={manifest.root}&wait=0.05").status == 204
-    assert get(f"/v1/weights?have={manifest.root}").status == 204
+    assert get(f"/v1/weights?have={manifest.version}&wait=0.05").status == 204
+    assert get(f"/v1/weights?have={manifest.version}").status == 204
 
 
 @pytest.mark.parametrize("ending", [False, True])
@@ -131,7 +131,7 @@ def test_a_waiting_poll_is_woken(get, store, ending):
     manifest = publish(store, 0)
     answers = []
     poll = threading.Thread(
-        target=lambda: answers.append(get(f"/v1/weights?have={manifest.root}&wait=60"))
+        target=lambda: answers.append(get(f"/v1/weights?have={manifest.version}&wait=60"))
     )
     poll.start()
     if ending:

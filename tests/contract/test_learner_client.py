@@ -90,12 +90,12 @@ def test_a_worker_reads_the_spec_the_head_and_the_blob_of_a_real_learner(client,
     assert hash_bytes(content) == manifest.anchor.hash
 
 
-def test_a_long_poll_answers_when_the_head_changes(client, store):
+def test_a_long_poll_answers_when_the_version_changes_even_if_no_tensor_did(client, store):
     first = store.publish({"w": torch.zeros(2)}, Version(1, 0))
-    assert client.manifest(have=first.root, wait_s=0.05) is None
-    publishing = threading.Timer(0.05, lambda: store.publish({"w": torch.ones(2)}, Version(1, 1)))
+    assert client.manifest(have=first.version, wait_s=0.05) is None
+    publishing = threading.Timer(0.05, lambda: store.publish({"w": torch.zeros(2)}, Version(1, 1)))
     publishing.start()
-    manifest = client.manifest(have=first.root, wait_s=30)
+    manifest = client.manifest(have=first.version, wait_s=30)
     publishing.join()
     assert manifest is not None
     assert manifest.version == Version(1, 1)

@@ -18,7 +18,7 @@ import msgspec
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from volley.schemas.groups import SCHEMA_VERSION
+from volley.schemas.groups import SCHEMA_VERSION, Version
 from volley.schemas.manifest import Manifest
 from volley.schemas.run_spec import Blob, RunSpec
 from volley.schemas.status import StatusReport
@@ -80,9 +80,9 @@ class LearnerClient:
             )
         return _decode(body, RunSpec)
 
-    def manifest(self, have: str | None, wait_s: float) -> Manifest | None:
-        """The head when its root is not `have`; None if `wait_s` passed without one."""
-        fields = {"wait": f"{wait_s:g}"} | ({"have": have} if have else {})
+    def manifest(self, have: Version | None, wait_s: float) -> Manifest | None:
+        """The head when its version is not `have`; None if `wait_s` passed without one."""
+        fields = {"wait": f"{wait_s:g}"} | ({"have": str(have)} if have else {})
         body = self._get("/v1/weights", fields, read_timeout_s=wait_s + READ_TIMEOUT_S)
         return _decode(body, Manifest) if body else None
 

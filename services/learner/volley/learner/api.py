@@ -5,7 +5,7 @@ GET /readyz               the first weights are published and Redis answers
 GET /metrics              Prometheus
 GET /v1/status            StatusReport
 GET /v1/run               RunSpec: what a worker needs to join (holds secrets)
-GET /v1/weights           Manifest; long-poll with ?have=ROOT&wait=SECONDS, else 204
+GET /v1/weights           Manifest; long-poll with ?have=VERSION&wait=SECONDS, else 204
 GET /v1/blobs/{hash}      immutable bytes, Range
 """
 
@@ -133,12 +133,18 @@ def _json(content: msgspec.Struct) -> Response:
 
 
 async def _changed(store: WeightStore, have: str, wait_s: float) -> Manifest | None:
-    """The head as soon as its root is not `have` or the run is over; None after `wait_s`."""
+    """The head as soon as it is not version `have` or the run is over; None after `wait_s`.
+
+    Versions, not roots: a step may leave every tensor as it was (a learning rate of 0), and
+    workers wait for the version that the next tasks ask for.
+    """
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
     with store.listening(lambda: loop.call_soon_threadsafe(changed.set)):
         try:
             async with asyncio.timeout(wait_s):
-                while (head := store.head) is None or (head.root == have and not head.finished):
+                while (head := store.head) is None or (
+                    str(head.version) == have and not head.finished
+                ):
                     changed.clear()
                     await changed.wait()
                 return head

@@ -49,7 +49,7 @@ class Record:
         progress.num_samples += num_samples
         progress.metrics = {
             **result.metrics,
-            "num_samples": float(progress.num_samples),
+            "num_samples": progress.num_samples,
             "samples_per_s": num_samples / step_s,
             "tokens_per_s": num_tokens / step_s,
             "waiting_s": self._seconds.get(LearnerState.WAITING, 0.0),
