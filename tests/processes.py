@@ -84,7 +84,7 @@ def running(
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env=os.environ | {"VOLLEY_TOKEN": TOKEN} | (environment or {}),
+            env={**os.environ, "VOLLEY_TOKEN": TOKEN, **(environment or {})},
             preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, takes no lock
         ) as process,
     ):

@@ -1,5 +1,6 @@
 """Prompt numbers against a real queue: what is issued, judged, tried again and closed."""
 
+import msgspec
 import pytest
 
 from volley.learner.ledger import Disposition, closing
@@ -20,7 +21,7 @@ from volley.schemas.groups import (
     pack_token_ids,
 )
 from volley.telemetry.stops import ExitCode, Stop
-from volley.transport.redis_stream import LearnerQueue, Lease, WorkerQueue
+from volley.transport.redis_stream import LearnerQueue, Lease, WorkerQueue, connect
 
 pytestmark = pytest.mark.redis
 
@@ -74,18 +75,16 @@ def group(task: Task, version: Version = HEAD, **fields: object) -> Group:
         text="",
         rewards=(1.0,),
     )
-    return Group(
-        **{
-            "schema_version": SCHEMA_VERSION,
-            "run": task.run,
-            "number": task.number,
-            "attempt": task.attempt,
-            "worker": "w",
-            "prompt_ids": task.prompt_ids,
-            "trajectories": (trajectory,),
-            **fields,
-        }
+    whole = Group(
+        schema_version=SCHEMA_VERSION,
+        run=task.run,
+        number=task.number,
+        attempt=task.attempt,
+        worker="w",
+        prompt_ids=task.prompt_ids,
+        trajectories=(trajectory,),
     )
+    return msgspec.structs.replace(whole, **fields)
 
 
 def failure(task: Task, reason: FailureReason) -> Failure:
@@ -223,6 +222,22 @@ def test_what_redis_lost_is_issued_again(tasks, redis_url, run_name, learner_que
     other.close()
     assert learner_queue.depth().outstanding == 0
     tasks.reconcile()
+    assert [take(worker)[1].number for _ in range(4)] == [0, 1, 2, 3]
+
+
+def test_tasks_wait_for_room_in_a_full_redis(tasks, redis_url, learner_queue, worker):
+    redis = connect(redis_url)
+    redis.config_set("maxmemory", 1)
+    try:
+        tasks.issue(HEAD)
+        assert tasks.num_unissued == 4
+        tasks.reconcile()
+        assert tasks.num_unissued == 4
+    finally:
+        redis.config_set("maxmemory", 0)
+        redis.close()
+    tasks.issue_rest()
+    assert tasks.num_unissued == 0
     assert [take(worker)[1].number for _ in range(4)] == [0, 1, 2, 3]
 
 

@@ -147,6 +147,7 @@ class Loop:
 
     def _collect_some(self, groups: list[Group]) -> None:
         if not self._uncollected:
+            self._tasks.issue_rest()
             self._uncollected.extend(self._queue.collect(COLLECT_BLOCK_S))
         while self._uncollected and len(groups) < self._rules.groups_per_step:
             group = self._tasks.judge(self._uncollected.popleft())

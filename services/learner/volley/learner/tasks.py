@@ -58,6 +58,7 @@ class Tasks:
         self._limits = limits
         self._rules = rules
         self._head = head
+        self._unissued: set[int] = set()
         self._failures_before_first_group: int | None = 0
         self._lock = threading.Lock()
         self.ledger = Ledger()
@@ -66,8 +67,18 @@ class Tasks:
         """Fill the free places with the next numbers, to be sampled from `head` or newer."""
         with self._lock:
             self._head = head
-            numbers = self.ledger.issue(self._rules.places - len(self.ledger.open))
-            self._queue.issue({number: self._body(number) for number in numbers})
+            self._unissued.update(self.ledger.issue(self._rules.places - len(self.ledger.open)))
+            self._issue_where_it_fits()
+
+    def issue_rest(self) -> None:
+        """Issue what Redis had no room for, if it has now."""
+        with self._lock:
+            self._issue_where_it_fits()
+
+    @property
+    def num_unissued(self) -> int:
+        """Numbers that wait for room in Redis."""
+        return len(self._unissued)
 
     def judge(self, delivery: redis_stream.Delivery) -> Group | None:
         """The group of a delivery if it can be trained on; everything else is dealt with here."""
@@ -110,8 +121,19 @@ class Tasks:
         """Make Redis hold exactly the open numbers again, whatever was lost or left over there."""
         with self._lock:
             wanted = self.ledger.wanted
-            there = self._queue.reconcile(wanted)
-            self._queue.issue({number: self._body(number) for number in wanted - there})
+            self._unissued = set(wanted - self._queue.reconcile(wanted))
+            self._issue_where_it_fits()
+
+    def _issue_where_it_fits(self) -> None:
+        if not self._unissued:
+            return
+        try:
+            self._queue.issue({number: self._body(number) for number in sorted(self._unissued)})
+        except redis_stream.QueueFull as error:
+            # Results leave Redis as steps close; waiting here would keep them from being collected.
+            logger.warning("kept tasks back: %s", error, extra={"num_tasks": self.num_unissued})
+        else:
+            self._unissued.clear()
 
     def _body(self, number: int) -> bytes:
         prompt = self._prompts[number]
