@@ -9,6 +9,7 @@ import torch
 from tests.learner_side import TOKEN, LearnerSide
 from tests.waiting import wait_until
 from volley.rollout.engine import SampleRequest, StepResult
+from volley.rollout.intake import Intake
 from volley.rollout.leases import Leases
 from volley.rollout.outage import Outage
 from volley.rollout.scoring import Scoring
@@ -70,8 +71,9 @@ def make_worker(side):
         scoring = Scoring("scripted", (), str, queue, leases, outage)
         parts.append((client, queue, weights, scoring))
         weights.start()
+        intake = Intake("scripted", side.spec, queue, scoring, outage, leaving)
         worker = Worker(
-            "scripted", side.spec, engine, queue, weights, leases, scoring, outage, leaving
+            "scripted", side.spec, engine, queue, weights, leases, scoring, intake, leaving
         )
         return worker, leases, leaving
 

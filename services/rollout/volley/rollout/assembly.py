@@ -19,6 +19,7 @@ from volley.rollout.device import choose_device
 from volley.rollout.engine import Engine, InvalidWeights
 from volley.rollout.engine_transformers import TransformersEngine
 from volley.rollout.heartbeat import Heartbeat
+from volley.rollout.intake import Intake
 from volley.rollout.leases import Leases
 from volley.rollout.outage import Outage
 from volley.rollout.rewards import load_rewards
@@ -92,7 +93,8 @@ def _work(
     outage, leases = Outage("Redis"), Leases()
     scoring = Scoring(name, rewards, tokenizer.text_of, queue, leases, outage)
     weights = WeightSync(client, spec.run)
-    worker = Worker(name, spec, engine, queue, weights, leases, scoring, outage, leaving)
+    intake = Intake(name, spec, queue, scoring, outage, leaving)
+    worker = Worker(name, spec, engine, queue, weights, leases, scoring, intake, leaving)
     device = choose_device(settings.device)
     heartbeat = Heartbeat(
         queue, leases, name, settings.engine, device, lambda: worker.serving, spec.lease_s, outage

@@ -9,7 +9,7 @@
     swap    nothing: takes what weight_sync offers      -
     lease   a task, only while nothing is sampled       XADD by the learner, or IDLE_S
             newer weights, if the task asks for them    weight_sync, or IDLE_S
-            Redis, if it is away                        REDIS_PAUSE_S, then tried again
+            Redis, if it is away                        a pause, then it is asked again
     step    nothing: one token for every running row    -
     drop    nothing: aborts what others have by now     -
     leave   what is in hand, at most DRAIN_S            the rest is handed back
@@ -24,25 +24,23 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from types import FrameType
 
 from volley.rollout.engine import Engine, SampleRequest, Unservable
+from volley.rollout.intake import Intake
 from volley.rollout.leases import LeasedTask, Leases
-from volley.rollout.outage import Outage
 from volley.rollout.scoring import Scoring, failure_of
 from volley.rollout.weight_sync import WeightSync
-from volley.schemas.codec import InvalidMessage, decode_task, encode
-from volley.schemas.groups import SCHEMA_VERSION, Failure, FailureReason
+from volley.schemas.codec import encode
+from volley.schemas.groups import FailureReason
 from volley.schemas.manifest import Manifest
 from volley.schemas.run_spec import RunSpec
-from volley.transport.redis_stream import Lease, QueueError, QueueMisconfigured, WorkerQueue
+from volley.transport.redis_stream import QueueError, WorkerQueue
 
 logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
 """Longest wait in one go, so that signals and the end of the run are seen."""
-REDIS_PAUSE_S = 1.0
 DRAIN_S = 3.0
 """What is in hand when the worker is told to stop has this long to be finished."""
 
@@ -73,7 +71,7 @@ class Worker:
         weights: WeightSync,
         leases: Leases,
         scoring: Scoring,
-        redis_outage: Outage,
+        intake: Intake,
         leaving: threading.Event,
     ) -> None:
         self._name = name
@@ -83,13 +81,12 @@ class Worker:
         self._weights = weights
         self._leases = leases
         self._scoring = scoring
-        self._redis_outage = redis_outage
+        self._intake = intake
         self._leaving = leaving
         self._serving: Manifest | None = None
         self._early: LeasedTask | None = None
         """Leased, but it asks for newer weights than those that serve."""
         self._sampling: dict[str, LeasedTask] = {}
-        self._lease_again_at = 0.0
 
     @property
     def serving(self) -> Manifest | None:
@@ -131,10 +128,12 @@ class Worker:
 
     def _lease_tasks(self) -> None:
         while self._engine.num_free_seqs >= self._spec.sampling.num_generations:
+            # Whatever is waited for here, running rows would wait for as well.
+            block_s = 0.0 if self._sampling else IDLE_S
             if not self._is_current():
-                self._rest(self._weights.wait)
+                self._weights.wait(block_s)
                 return
-            leased = self._lease_one()
+            leased = self._intake.take(block_s)
             if leased is None:
                 return
             self._leases.add(leased)
@@ -146,37 +145,6 @@ class Worker:
         if head is None or self._serving is None or self._early is not None:
             return False
         return head.version.step - self._serving.version.step <= self._spec.max_staleness
-
-    def _lease_one(self) -> LeasedTask | None:
-        if time.monotonic() < self._lease_again_at:
-            self._rest(self._leaving.wait)
-            return None
-        try:
-            lease = self._queue.lease(block_s=0.0 if self._sampling else IDLE_S)
-        except QueueMisconfigured:
-            raise
-        except QueueError as error:
-            self._redis_outage.failed(error)
-            self._lease_again_at = time.monotonic() + REDIS_PAUSE_S
-            return None
-        self._redis_outage.worked()
-        return self._read(lease) if lease else None
-
-    def _read(self, lease: Lease) -> LeasedTask | None:
-        try:
-            return LeasedTask(lease, decode_task(lease.body, self._spec.max_body_bytes))
-        except InvalidMessage as error:
-            failure = Failure(
-                SCHEMA_VERSION,
-                self._spec.run,
-                number=lease.number,
-                attempt=0,
-                worker=self._name,
-                reason=FailureReason.PROMPT,
-                detail=f"the task cannot be read: {error}",
-            )
-            self._scoring.submit_failure(lease, failure)
-            return None
 
     def _start(self, leased: LeasedTask) -> None:
         task = leased.task
@@ -243,8 +211,3 @@ class Worker:
         self._scoring.submit_failure(
             leased.lease, failure_of(leased.task, self._name, reason, detail)
         )
-
-    def _rest(self, wait: Callable[[float], object]) -> None:
-        """Wait, unless rows are running that would wait too."""
-        if not self._sampling:
-            wait(IDLE_S)
