@@ -63,6 +63,13 @@ def test_inserted_tokens_are_not_trained():
     assert sequence.num_trained_tokens == 2
 
 
+def test_a_completion_that_the_policy_had_no_part_in_is_left_out():
+    silent = make_trajectory([1], token_ids=[4, 5], inserted=[(0, 2)])
+    group = make_group(trajectories=[silent, make_trajectory([0])])
+    [sequence] = select_sequences([group], RULES).sequences
+    assert sequence.advantage == -0.5
+
+
 def test_masked_truncated_completions_still_count_in_the_mean_of_their_group():
     trajectories = [
         make_trajectory([1], stop_reason=StopReason.LENGTH),
