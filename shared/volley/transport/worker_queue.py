@@ -35,22 +35,29 @@ class WorkerQueue:
         self._worker = worker
 
     def lease(self, block_s: float) -> Lease | None:
-        """The next task, or None when there was none for `block_s` (or MAX_BLOCK_S).
+        """The next task, or None when there was none for `block_s` (or MAX_BLOCK_S)."""
+        leases = self.lease_some(1, block_s)
+        return leases[0] if leases else None
 
-        Not retried: a task whose reply was lost gets no heartbeat, so the learner reissues it.
+    def lease_some(self, limit: int, block_s: float) -> list[Lease]:
+        """The next tasks, at most `limit`; empty when there was none for `block_s`.
+
+        One write to Redis's disk however many they are. Not retried: a task whose reply was lost
+        gets no heartbeat, so the learner reissues it.
         """
         tasks = run_key(self._run, "tasks")
         try:
             with self._redis.translating():
                 reply = self._redis.commands.xreadgroup(
-                    "workers", self._worker, {tasks: ">"}, count=1, block=block_ms(block_s)
+                    "workers", self._worker, {tasks: ">"}, count=limit, block=block_ms(block_s)
                 )
         except QueueForgotten:
             time.sleep(min(block_s, FORGOTTEN_PAUSE_S))
-            return None
-        for task_id, fields in entries_of(reply):
-            return Lease(int(fields[b"n"]), task_id.decode(), fields[b"body"])
-        return None
+            return []
+        return [
+            Lease(int(fields[b"n"]), task_id.decode(), fields[b"body"])
+            for task_id, fields in entries_of(reply)
+        ]
 
     def heartbeat(self, progress: Mapping[str, int]) -> frozenset[str]:
         """Renew the leases in `progress` (task id -> counter); those that are still held."""

@@ -12,10 +12,12 @@ from volley.schemas.run_spec import RunSpec
 from volley.transport.redis_stream import Lease, QueueError, QueueMisconfigured, WorkerQueue
 
 PAUSE_S = 1.0
+TASKS_AT_ONCE = 4
+"""A lease makes Redis write to its disk, so some share one; more would starve other workers."""
 
 
 class Intake:
-    """Takes one task at a time; what is no task is answered with a failure."""
+    """Takes a few tasks at a time; what is no task is answered with a failure."""
 
     def __init__(
         self,
@@ -34,22 +36,25 @@ class Intake:
         self._leaving = leaving
         self._ask_again_at = 0.0
 
-    def take(self, block_s: float) -> LeasedTask | None:
-        """The next task, or None when none came within `block_s`; raises QueueMisconfigured."""
+    def take(self, limit: int, block_s: float) -> list[LeasedTask]:
+        """Some tasks, at most `limit`, or none if none came within `block_s`.
+
+        Raises QueueMisconfigured; a Redis that is away has no tasks.
+        """
         pause_s = self._ask_again_at - time.monotonic()
         if pause_s > 0:
             self._leaving.wait(min(pause_s, block_s))
-            return None
+            return []
         try:
-            lease = self._queue.lease(block_s)
+            leases = self._queue.lease_some(min(limit, TASKS_AT_ONCE), block_s)
         except QueueMisconfigured:
             raise
         except QueueError as error:
             self._redis_outage.failed(error)
             self._ask_again_at = time.monotonic() + PAUSE_S
-            return None
+            return []
         self._redis_outage.worked()
-        return self._read(lease) if lease else None
+        return [leased for lease in leases if (leased := self._read(lease))]
 
     def _read(self, lease: Lease) -> LeasedTask | None:
         try:

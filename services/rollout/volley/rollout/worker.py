@@ -84,8 +84,8 @@ class Worker:
         self._intake = intake
         self._leaving = leaving
         self._serving: Manifest | None = None
-        self._early: LeasedTask | None = None
-        """Leased, but it asks for newer weights than those that serve."""
+        self._early: dict[str, LeasedTask] = {}
+        """Leased, but they ask for newer weights than those that serve."""
         self._sampling: dict[str, LeasedTask] = {}
 
     @property
@@ -122,27 +122,29 @@ class Worker:
                 "num_running": len(self._sampling),
             },
         )
-        if self._early is not None and self._early.task.min_version <= self._serving.version:
-            early, self._early = self._early, None
-            self._start(early)
+        early, self._early = self._early, {}
+        for leased in early.values():
+            self._start(leased)
 
     def _lease_tasks(self) -> None:
-        while self._engine.num_free_seqs >= self._spec.sampling.num_generations:
+        num_generations = self._spec.sampling.num_generations
+        while num_groups := self._engine.num_free_seqs // num_generations:
             # Whatever is waited for here, running rows would wait for as well.
             block_s = 0.0 if self._sampling else IDLE_S
             if not self._is_current():
                 self._weights.wait(block_s)
                 return
-            leased = self._intake.take(block_s)
-            if leased is None:
+            taken = self._intake.take(num_groups, block_s)
+            if not taken:
                 return
-            self._leases.add(leased)
-            self._start(leased)
+            for leased in taken:
+                self._leases.add(leased)
+                self._start(leased)
 
     def _is_current(self) -> bool:
         """Whether the serving weights are new enough to begin anything."""
         head = self._weights.head
-        if head is None or self._serving is None or self._early is not None:
+        if head is None or self._serving is None or self._early:
             return False
         return head.version.step - self._serving.version.step <= self._spec.max_staleness
 
@@ -150,7 +152,7 @@ class Worker:
         task = leased.task
         assert self._serving is not None, "nothing is leased before the first weights"
         if task.min_version > self._serving.version:
-            self._early = leased
+            self._early[leased.id] = leased
             return
         try:
             self._engine.add(
@@ -177,11 +179,9 @@ class Worker:
 
     def _drop_lost_leases(self) -> None:
         for task_id in self._leases.take_lost():
-            if self._early is not None and self._early.id == task_id:
-                self._early = None
-            elif self._sampling.pop(task_id, None) is not None:
+            if self._sampling.pop(task_id, None):
                 self._engine.abort(task_id)
-            else:
+            elif not self._early.pop(task_id, None):
                 # Being scored, or delivered by now: the queue will call it a duplicate.
                 continue
             self._leases.release(task_id, completed=False)
