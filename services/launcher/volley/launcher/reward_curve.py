@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-SMOOTHED_SHARE = 0.05
-"""Of the steps: how many the line in front averages over."""
+SMOOTHED_SHARE = 0.02
+"""Of the steps: how far the line in front looks to either side."""
 
 
 def read_rewards(metrics: Path) -> list[tuple[int, float]]:
@@ -20,9 +20,11 @@ def read_rewards(metrics: Path) -> list[tuple[int, float]]:
     ]
 
 
-def smooth(values: Sequence[float], width: int) -> list[float]:
-    """The mean of each value and the `width - 1` before it, of as many as there are."""
-    return [fmean(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)]
+def smooth(values: Sequence[float], reach: int) -> list[float]:
+    """The mean of each value and up to `reach` neighbours on either side."""
+    return [
+        fmean(values[max(0, index - reach) : index + reach + 1]) for index in range(len(values))
+    ]
 
 
 def can_draw() -> bool:
@@ -41,14 +43,15 @@ def draw_reward_curve(
     from matplotlib.figure import Figure
 
     steps, means = zip(*rewards, strict=True)
-    width = max(1, round(SMOOTHED_SHARE * len(means)))
+    reach = round(SMOOTHED_SHARE * len(means))
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, means, color="tab:blue", alpha=0.3, linewidth=1, label="mean of a step")
-    axes.plot(steps, smooth(means, width), color="tab:blue", label=f"mean of {width} steps")
-    for (name, level), color in zip((levels or {}).items(), ("tab:gray", "tab:green"), strict=True):
-        axes.axhline(level, color=color, linestyle="--", linewidth=1, label=f"{name} {level:.2f}")
+    axes.plot(steps, smooth(means, reach), color="tab:blue", label=f"mean of {2 * reach + 1} steps")
+    for index, (name, level) in enumerate((levels or {}).items(), start=1):
+        label = f"{name}: {level:.2f}"
+        axes.axhline(level, color=f"C{index}", linestyle="--", linewidth=1, label=label)
     axes.set(title=title, xlabel="optimiser step", ylabel="reward")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right")
     figure.savefig(png)

@@ -13,6 +13,7 @@ thread of its own.
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -162,9 +163,12 @@ class Run:
         if given:
             yield given
             return
-        with RedisServer(self._plan.folder / "redis") as server:
+        folder = self._plan.folder / "redis"
+        with RedisServer(folder) as server:
             self._supervisor.watch_redis(server)
             yield server.url
+        # Of a run that ended well there is nothing in it that anybody needs.
+        shutil.rmtree(folder)
 
     def _learner(self, redis_url: str) -> Child:
         plan = self._plan
