@@ -1,13 +1,13 @@
-"""A tiny Qwen3, as a folder for the engine and as a plain model to compare with."""
+"""Tiny models, as folders for the engine and as plain models to compare with."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen3ForCausalLM
+from transformers import GPT2LMHeadModel, Qwen3ForCausalLM
 
-from tests.tiny_models import CONTEXT_LENGTH, save_tiny_qwen3
+from tests.tiny_models import CONTEXT_LENGTH, save_tiny_gpt2, save_tiny_qwen3
 from volley.rollout.engine_transformers import TransformersEngine
 
 
@@ -19,6 +19,17 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(model_folder: Path) -> torch.nn.Module:
     model: torch.nn.Module = Qwen3ForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="session")
+def gpt2(gpt2_folder: Path) -> torch.nn.Module:
+    model: torch.nn.Module = GPT2LMHeadModel.from_pretrained(gpt2_folder, dtype=torch.float32)
     return model.eval()
 
 

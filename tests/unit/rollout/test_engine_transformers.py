@@ -68,6 +68,16 @@ def test_log_probs_equal_a_plain_forward_for_prompts_of_uneven_length(engine, mo
             assert_logprobs_agree(model, request, sample)
 
 
+def test_a_model_with_learned_positions_and_dropout_agrees_as_well(gpt2_folder, gpt2):
+    engine = TransformersEngine(gpt2_folder, "float32", "cpu", 16, CONTEXT_LENGTH)
+    requests = [make_request(index, num_tokens) for index, num_tokens in enumerate((2, 10))]
+    engine.load(published(gpt2), FIRST)
+    samples = run(engine, *requests)
+    for request in requests:
+        for sample in samples[request.id]:
+            assert_logprobs_agree(gpt2, request, sample)
+
+
 def test_after_a_load_in_mid_wave_each_token_has_the_log_prob_of_its_version(engine, model):
     requests = [make_request(index, num_tokens) for index, num_tokens in enumerate((3, 9))]
     engine.load(published(model), FIRST)
