@@ -71,6 +71,7 @@ def test_none_means_that_it_does_not_apply_and_any_real_number_is_a_reward():
         ([1.0, "2", 3.0], "'2', not a number"),
         ([1.0, float("nan"), 3.0], "nan, not a finite number"),
         ([1.0, float("inf"), 3.0], "inf, not a finite number"),
+        ([1.0, 10**400, 3.0], "inf, not a finite number"),
         (None, "NoneType, not a list"),
         (1.0, "float, not a list"),
     ],

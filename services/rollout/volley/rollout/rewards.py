@@ -80,9 +80,13 @@ class Reward:
             return None
         if not isinstance(reward, Real):
             raise RewardFailed(f"reward {self.name} gave {reward!r:.80}, not a number or None")
-        if not math.isfinite(reward):
-            raise RewardFailed(f"reward {self.name} gave {reward!r}, not a finite number")
-        return float(reward)
+        try:
+            number = float(reward)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise RewardFailed(f"reward {self.name} gave {number}, not a finite number")
+        return number
 
 
 def exact_match(completions: list[str], answer: list[object]) -> list[float]:
