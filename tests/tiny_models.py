@@ -24,8 +24,10 @@ VOCAB = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {
 CONTEXT_LENGTH = 64
 
 
-def save_tiny_qwen3(folder: Path, seed: int = 0) -> Path:
-    """A folder as `save_pretrained` writes it: tied embeddings, one token per character."""
+def save_tiny_qwen3(
+    folder: Path, seed: int = 0, tied: bool = True, context_length: int = CONTEXT_LENGTH
+) -> Path:
+    """A folder as `save_pretrained` writes it: one token per character."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(VOCAB),
@@ -35,8 +37,8 @@ def save_tiny_qwen3(folder: Path, seed: int = 0) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,
-        max_position_embeddings=CONTEXT_LENGTH,
-        tie_word_embeddings=True,
+        max_position_embeddings=context_length,
+        tie_word_embeddings=tied,
         # Ten times the default: logits that differ, so that wrong maths shows.
         initializer_range=0.2,
         pad_token_id=VOCAB["<pad>"],

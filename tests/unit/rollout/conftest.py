@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2LMHeadModel, Qwen3ForCausalLM
+from transformers import GPT2LMHeadModel, PreTrainedModel, Qwen3ForCausalLM
 
 from tests.tiny_models import CONTEXT_LENGTH, save_tiny_gpt2, save_tiny_qwen3
 from volley.rollout.engine_transformers import TransformersEngine
@@ -17,8 +17,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(model_folder: Path) -> torch.nn.Module:
-    model: torch.nn.Module = Qwen3ForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+def model(model_folder: Path) -> PreTrainedModel:
+    model: PreTrainedModel = Qwen3ForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     return model.eval()
 
 
@@ -28,8 +28,8 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def gpt2(gpt2_folder: Path) -> torch.nn.Module:
-    model: torch.nn.Module = GPT2LMHeadModel.from_pretrained(gpt2_folder, dtype=torch.float32)
+def gpt2(gpt2_folder: Path) -> PreTrainedModel:
+    model: PreTrainedModel = GPT2LMHeadModel.from_pretrained(gpt2_folder, dtype=torch.float32)
     return model.eval()
 
 

@@ -1,59 +1,24 @@
 """The engine against plain forwards of the same model, and its promises."""
 
-import random
-
 import pytest
 import torch
 
+from tests.sampling import (
+    FIRST,
+    NO_STOP,
+    SECOND,
+    assert_logprobs_agree,
+    make_request,
+    published,
+    recomputed_logprobs,
+    reloaded,
+    run,
+)
 from tests.tiny_models import CONTEXT_LENGTH, VOCAB
-from volley.rollout.engine import InvalidWeights, Sample, SampleRequest, Unservable
+from volley.rollout.engine import InvalidWeights, SampleRequest, Unservable
 from volley.rollout.engine_transformers import TransformersEngine
 from volley.schemas.groups import StopReason, Version, VersionSpan
 from volley.schemas.run_spec import SamplingSpec
-
-FIRST, SECOND = Version(1, 0), Version(1, 1)
-NO_STOP = SamplingSpec(4, 0.7, 8, ())
-EOS = VOCAB["<eos>"]
-
-
-def published(model: torch.nn.Module, scale: float = 1.0) -> dict[str, torch.Tensor]:
-    """The tensors as the learner publishes them, tied ones once; `scale` makes others of them."""
-    return {
-        name: tensor * scale
-        for name, tensor in model.state_dict().items()
-        if name != "lm_head.weight"
-    }
-
-
-def make_request(index: int, num_tokens: int, sampling: SamplingSpec = NO_STOP) -> SampleRequest:
-    token_ids = random.Random(index).choices(range(3, len(VOCAB)), k=num_tokens)
-    return SampleRequest(f"task-{index}", tuple(token_ids), 100 + index, sampling)
-
-
-def run(engine: TransformersEngine, *requests: SampleRequest) -> dict[str, tuple[Sample, ...]]:
-    for request in requests:
-        engine.add(request)
-    samples: dict[str, tuple[Sample, ...]] = {}
-    while len(samples) < len(requests):
-        samples |= {group.request_id: group.samples for group in engine.step().finished}
-    return samples
-
-
-def recomputed_logprobs(
-    model: torch.nn.Module, request: SampleRequest, sample: Sample
-) -> torch.Tensor:
-    """Log-probs of the completion's T tokens in one forward without a cache or padding."""
-    with torch.no_grad():
-        logits_TV = model(torch.tensor([request.prompt_ids + sample.token_ids])).logits[0]
-    logprobs_TV = torch.log_softmax(logits_TV.float() / request.sampling.temperature, dim=-1)
-    targets_T = torch.tensor(sample.token_ids)
-    return logprobs_TV[len(request.prompt_ids) - 1 : -1].gather(-1, targets_T[:, None])[:, 0]
-
-
-def assert_logprobs_agree(model: torch.nn.Module, request: SampleRequest, sample: Sample) -> None:
-    expected_T = recomputed_logprobs(model, request, sample)
-    torch.testing.assert_close(torch.tensor(sample.logprobs), expected_T, atol=1e-4, rtol=0)
-
 
 def test_log_probs_equal_a_plain_forward_for_prompts_of_uneven_length(engine, model):
     requests = [make_request(index, num_tokens) for index, num_tokens in enumerate((1, 5, 12))]
@@ -88,16 +53,14 @@ def test_after_a_load_in_mid_wave_each_token_has_the_log_prob_of_its_version(eng
     engine.load(published(model, scale=0.8), SECOND)
     groups = [group for _ in range(5) for group in engine.step().finished]
     assert {group.request_id for group in groups} == {request.id for request in requests}
-    reloaded = type(model)(model.config).eval()
-    reloaded.load_state_dict(published(model, scale=0.8), strict=False)
-    reloaded.tie_weights()
+    second = reloaded(model, published(model, scale=0.8))
     by_id = {request.id: request for request in requests}
     for group in groups:
         request = by_id[group.request_id]
         for sample in group.samples:
             assert sample.version_spans == (VersionSpan(3, FIRST), VersionSpan(5, SECOND))
             first_T = recomputed_logprobs(model, request, sample)[:3]
-            second_T = recomputed_logprobs(reloaded, request, sample)[3:]
+            second_T = recomputed_logprobs(second, request, sample)[3:]
             expected_T = torch.cat([first_T, second_T])
             assert not torch.allclose(first_T, second_T[:3], atol=1e-2)
             torch.testing.assert_close(torch.tensor(sample.logprobs), expected_T, atol=1e-4, rtol=0)

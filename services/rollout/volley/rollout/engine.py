@@ -19,6 +19,10 @@ class InvalidWeights(ValueError):
     """These tensors are not the model's; nothing was loaded."""
 
 
+class LoadFailed(RuntimeError):
+    """The tensors are the model's, but only some were loaded; the text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
     """One prompt to be answered `sampling.num_generations` times."""
@@ -63,8 +67,8 @@ class Engine(Protocol):
     """Samples groups, a step at a time; used from one thread.
 
     Order: requests start in the order of `add` and finish in any order, each exactly once.
-    Nothing is sampled before the first `load`. After an exception from `step` or `load` (other
-    than InvalidWeights) the engine is of no more use.
+    Nothing is sampled before the first `load`, nor after LoadFailed before another one succeeds.
+    After any other exception than those named here the engine is of no more use.
     """
 
     @property
@@ -85,10 +89,11 @@ class Engine(Protocol):
         ...
 
     def load(self, tensors: Mapping[str, "torch.Tensor"], version: Version) -> None:
-        """Sample from these weights from the next step on; raises InvalidWeights.
+        """Sample from these weights from the next step on; raises InvalidWeights, LoadFailed.
 
-        Running requests go on: what they have is recomputed with the new weights, and every
-        token is tagged with the version that sampled it. The tensors are not kept.
+        Running requests go on, after LoadFailed too: what they have is recomputed with the new
+        weights, and every token is tagged with the version that sampled it. The tensors are not
+        kept.
         """
         ...
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from volley.rollout.engine import InvalidWeights, SampleRequest, StepResult, check_servable
+from volley.rollout.engine import SampleRequest, StepResult, check_servable
+from volley.rollout.model_tensors import check_tensors
 from volley.rollout.sampler import sample_tokens
 from volley.rollout.wave import Wave
 from volley.schemas.groups import Version
@@ -82,7 +83,7 @@ class TransformersEngine:
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor], version: Version) -> None:
         own = self._model.state_dict()
-        _check_tensors(own, tensors)
+        check_tensors(own, self._model.all_tied_weights_keys, tensors)
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
         self._version = version
@@ -156,20 +157,3 @@ class TransformersEngine:
         keep_B = wave.drop_finished()
         if keep_B is not None and self._cache is not None:
             self._cache.batch_select_indices(keep_B)
-
-
-def _check_tensors(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Return if `tensors` are the whole model, tied ones at least once; raises InvalidWeights."""
-    unknown = sorted(tensors.keys() - own.keys())
-    if unknown:
-        raise InvalidWeights(f"the model has no tensor {unknown[0]!r} ({len(unknown)} unknown)")
-    covered = {own[name].data_ptr() for name in tensors}
-    missing = [name for name, tensor in own.items() if tensor.data_ptr() not in covered]
-    if missing:
-        raise InvalidWeights(f"tensor {missing[0]!r} is not published ({len(missing)} missing)")
-    for name, tensor in tensors.items():
-        if (tensor.shape, tensor.dtype) != (own[name].shape, own[name].dtype):
-            raise InvalidWeights(
-                f"{name} is {tensor.dtype} {list(tensor.shape)}, the model has "
-                f"{own[name].dtype} {list(own[name].shape)}"
-            )

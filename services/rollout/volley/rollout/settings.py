@@ -1,8 +1,8 @@
 """A worker's own few settings; the rest it learns from the learner."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +12,32 @@ from volley.telemetry.stops import ExitCode, Stop
 
 class EngineName(StrEnum):
     TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
+class KvPolicy(StrEnum):
+    """What becomes of the keys and values of running requests when weights are swapped."""
+
+    RECOMPUTE = "recompute"
+    """Computed again: every log-prob is exactly that of the version it is tagged with."""
+    KEEP = "keep"
+    """Kept: a faster swap, and log-probs from a mixture of two versions until the sample ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class VllmSettings:
+    """What only the engine `vllm` is asked; None leaves the choice to the engine."""
+
+    tensor_parallel_size: int = 1
+    dtype: str | None = None
+    """None for that of the published weights."""
+    max_model_len: int | None = None
+    """Prompt and completion together, in tokens; None for what run and KV memory allow."""
+    kv_cache_memory_bytes: int | None = None
+    enforce_eager: bool = False
+    kv_policy: KvPolicy = KvPolicy.RECOMPUTE
+    engine_args: tuple[tuple[str, str], ...] = ()
+    """Further arguments of vLLM by name, the values as they were typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +56,32 @@ class WorkerSettings:
     """Where reward modules lie; None for the learner's hint, else the current folder."""
     max_num_seqs: int
     """Most sequences sampled at once."""
+    vllm: VllmSettings = VllmSettings()
+
+
+def check_vllm_settings(engine: EngineName, vllm: VllmSettings) -> VllmSettings:
+    """The settings themselves; raises Stop where another engine would ignore them."""
+    unset = VllmSettings()
+    given = [
+        field.name
+        for field in fields(VllmSettings)
+        if getattr(vllm, field.name) != getattr(unset, field.name)
+    ]
+    if given and engine is not EngineName.VLLM:
+        option = given[0].replace("engine_args", "engine_arg").replace("_", "-")
+        raise Stop(ExitCode.CONFIG, f"--{option} is for --engine vllm, not {engine}: leave it out")
+    return vllm
+
+
+def split_engine_args(engine_args: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Name and value of every `key=value`; raises Stop."""
+    pairs = []
+    for argument in engine_args:
+        name, equals, value = argument.partition("=")
+        if not (name and equals):
+            raise Stop(ExitCode.CONFIG, f"--engine-arg {argument}: write it as NAME=VALUE")
+        pairs.append((name.replace("-", "_"), value))
+    return tuple(pairs)
 
 
 def read_token(environment: Mapping[str, str] = os.environ) -> str:

@@ -25,6 +25,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from volley.rollout.model_tensors import tensors_in
 from volley.rollout.outage import Outage
 from volley.schemas.groups import Version
 from volley.schemas.manifest import Manifest
@@ -36,22 +37,12 @@ from volley.transport.learner_client import (
     LearnerRefused,
     LearnerUnavailable,
 )
-from volley.transport.tensors import InvalidTensors, read_entries, root_of
+from volley.transport.tensors import InvalidTensors, root_of
 
 logger = logging.getLogger(__name__)
 
 NUM_BUFFERS = 2
 MAX_PAUSE_S = 5.0
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +54,7 @@ class VerifiedWeights:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Views of the buffer by name; valid until it is given back."""
-        return {
-            entry.name: torch.frombuffer(
-                self.content,
-                dtype=DTYPES[entry.dtype],
-                count=(entry.stop - entry.start) // DTYPES[entry.dtype].itemsize,
-                offset=entry.start,
-            ).reshape(entry.shape)
-            for entry in read_entries(self.content)
-        }
+        return tensors_in(self.content)
 
 
 class WeightSync:
