@@ -60,3 +60,17 @@ def recomputed_logprobs(
 def assert_logprobs_agree(model: torch.nn.Module, request: SampleRequest, sample: Sample) -> None:
     expected_T = recomputed_logprobs(model, request, sample)
     torch.testing.assert_close(torch.tensor(sample.logprobs), expected_T, atol=1e-4, rtol=0)
+
+
+def assert_each_version_agrees(
+    models: Mapping[Version, PreTrainedModel], request: SampleRequest, sample: Sample
+) -> None:
+    """Every token has the log-prob that the version it is tagged with gives it."""
+    start = 0
+    for span in sample.version_spans:
+        tokens = slice(start, start + span.num_tokens)
+        expected_T = recomputed_logprobs(models[span.version], request, sample)[tokens]
+        actual_T = torch.tensor(sample.logprobs)[tokens]
+        torch.testing.assert_close(actual_T, expected_T, atol=1e-4, rtol=0)
+        start = tokens.stop
+    assert start == len(sample.token_ids)

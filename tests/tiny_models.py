@@ -8,10 +8,12 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import (
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     MixtralConfig,
     MixtralForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -47,6 +49,13 @@ def save_tiny_qwen3(
     Qwen3ForCausalLM(config).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
+
+
+def load_plain(folder: Path) -> PreTrainedModel:
+    """The model of a folder in float32, to compare with."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
+    return model
 
 
 def save_tiny_gpt2(folder: Path, seed: int = 0) -> Path:

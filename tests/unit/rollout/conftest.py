@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import GPT2LMHeadModel, PreTrainedModel, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
-from tests.tiny_models import CONTEXT_LENGTH, save_tiny_gpt2, save_tiny_qwen3
+from tests.tiny_models import CONTEXT_LENGTH, load_plain, save_tiny_gpt2, save_tiny_qwen3
 from volley.rollout.engine_transformers import TransformersEngine
 
 
@@ -18,8 +17,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model(model_folder: Path) -> PreTrainedModel:
-    model: PreTrainedModel = Qwen3ForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    return model.eval()
+    return load_plain(model_folder)
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +27,7 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gpt2(gpt2_folder: Path) -> PreTrainedModel:
-    model: PreTrainedModel = GPT2LMHeadModel.from_pretrained(gpt2_folder, dtype=torch.float32)
-    return model.eval()
+    return load_plain(gpt2_folder)
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from tests.sampling import (
 from tests.tiny_models import CONTEXT_LENGTH, VOCAB
 from volley.rollout.engine import InvalidWeights, SampleRequest, Unservable
 from volley.rollout.engine_transformers import TransformersEngine
-from volley.schemas.groups import StopReason, Version, VersionSpan
+from volley.schemas.groups import StopReason, VersionSpan
 from volley.schemas.run_spec import SamplingSpec
+
 
 def test_log_probs_equal_a_plain_forward_for_prompts_of_uneven_length(engine, model):
     requests = [make_request(index, num_tokens) for index, num_tokens in enumerate((1, 5, 12))]

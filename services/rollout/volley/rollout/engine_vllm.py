@@ -24,7 +24,7 @@ from volley.rollout.model_tensors import check_tensors
 from volley.rollout.settings import KvPolicy, VllmSettings
 from volley.rollout.vllm_arguments import engine_arguments
 from volley.rollout.vllm_groups import UnfinishedGroup, sampling_params
-from volley.rollout.weight_transfer import failure_of, shared_weights
+from volley.rollout.weight_transfer import NewWeights, failure_of, shared_weights
 from volley.schemas.groups import Version
 from volley.telemetry.stops import ExitCode, Stop
 
@@ -95,8 +95,9 @@ class VllmEngine:
     def load(self, tensors: Mapping[str, torch.Tensor], version: Version) -> None:
         outline = self._outline
         check_tensors(outline.state_dict(), outline.all_tied_weights_keys, tensors)
-        self._version = None
-        self._transfer(tensors)
+        with shared_weights(tensors, self._num_processes) as weights:
+            self._version = None
+            self._transfer(weights)
         if self._recompute:
             self._vllm.reset_prefix_cache(reset_running_requests=True)
         self._vllm.set_weight_version(str(version))
@@ -106,13 +107,10 @@ class VllmEngine:
         self._unfinished.clear()
         self._vllm.engine_core.shutdown()
 
-    def _transfer(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        with shared_weights(tensors, self._num_processes) as weights:
-            self._vllm.collective_rpc("start_weight_update")
-            self._vllm.collective_rpc(
-                "update_weights", kwargs={"update_info": {"weights": weights}}
-            )
-            self._vllm.collective_rpc("finish_weight_update")
+    def _transfer(self, weights: NewWeights) -> None:
+        self._vllm.collective_rpc("start_weight_update")
+        self._vllm.collective_rpc("update_weights", kwargs={"update_info": {"weights": weights}})
+        self._vllm.collective_rpc("finish_weight_update")
         failures = [failure for failure in self._vllm.collective_rpc(failure_of) if failure]
         if failures:
             raise LoadFailed(f"vLLM did not take the new weights: {failures[0]}")

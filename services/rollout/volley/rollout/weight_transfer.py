@@ -69,10 +69,7 @@ class WeightsInFile:
     @contextmanager
     def opened(self) -> Iterator[Mapping[str, torch.Tensor]]:
         """Raises InvalidTensors where the file is not what was written."""
-        with self.path.open("rb") as file:
-            # A private mapping, as PyTorch wants memory that can be written to; unmapped with
-            # the last tensor.
-            content = memoryview(mmap(file.fileno(), 0, access=ACCESS_COPY))
+        content = _mapped(self.path)
         if root_of(content) != self.root:
             raise InvalidTensors(f"{self.path} does not have the root {self.root[:12]}")
         yield tensors_in(content)
@@ -88,7 +85,14 @@ def shared_weights(tensors: Mapping[str, torch.Tensor], num_processes: int) -> I
     with tempfile.TemporaryDirectory(prefix="volley-weights-", dir=_roomy(num_bytes)) as folder:
         path = Path(folder) / "weights.safetensors"
         save_file(dict(tensors), path)
-        yield WeightsInFile(path, root_of(path.read_bytes()))
+        yield WeightsInFile(path, root_of(_mapped(path)))
+
+
+def _mapped(path: Path) -> memoryview:
+    """The file's bytes, unmapped with the last view of them."""
+    with path.open("rb") as file:
+        # A private mapping, as PyTorch wants memory that can be written to.
+        return memoryview(mmap(file.fileno(), 0, access=ACCESS_COPY))
 
 
 def _roomy(num_bytes: int) -> Path | None:
@@ -145,8 +149,8 @@ class VerifiedWeightTransfer(WeightTransferEngine[TransferInit, TransferUpdate])
     def _give_up(self) -> None:
         """Put the old tensors back into all layers that have no new ones yet.
 
-        Else the next reload would count what those layers were given by this one as its own, and
-        take them for complete too early.
+        The next reload would leave alone a layer that this one has begun, with tensors in other
+        memory than CUDA graphs read, and with what it was given counted twice.
         """
         for layer in self.model.modules():
             info = get_layerwise_info(layer)
