@@ -118,10 +118,10 @@ def learner_url(folder: Path) -> str:
 
 
 @contextmanager
-def worker(folder: Path, name: str) -> Iterator[Running]:
+def worker(folder: Path, name: str, *options: str) -> Iterator[Running]:
     """A worker that joins with the URL and the token alone."""
     with running(
-        "volley.rollout", "--learner", learner_url(folder), "--device", "cpu",
+        "volley.rollout", "--learner", learner_url(folder), "--device", "cpu", *options,
         log=folder.parent / f"{name}.log",
     ) as process:  # fmt: skip
         yield process

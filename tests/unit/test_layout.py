@@ -53,3 +53,8 @@ def test_light_modules_import_nothing_heavy(module: str):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()).isdisjoint(SERVICES)
+
+
+def test_vllm_is_imported_for_its_own_engine_only():
+    program = "import sys, volley.rollout.assembly; sys.exit('vllm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +76,10 @@ def test_a_model_split_over_two_processes_is_swapped_in_mid_generation(
         engine.add(request)
     for _ in range(3):
         assert not engine.step().finished
+    for part in multiprocessing.active_children():
+        assert part.pid is not None
+        # As Ctrl-C does. What was begun is to be finished all the same.
+        os.kill(part.pid, signal.SIGINT)
     second = published(model, scale=0.8)
     engine.load(second, SECOND)
     groups = {group.request_id: group for _ in range(5) for group in engine.step().finished}

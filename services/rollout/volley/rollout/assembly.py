@@ -17,7 +17,7 @@ from tenacity import (
 )
 
 from volley.rollout.device import choose_device
-from volley.rollout.engine import Engine, InvalidWeights
+from volley.rollout.engine import Engine, InvalidWeights, LoadFailed
 from volley.rollout.engine_transformers import TransformersEngine
 from volley.rollout.heartbeat import Heartbeat
 from volley.rollout.intake import Intake
@@ -61,7 +61,7 @@ def run_worker(settings: WorkerSettings, leaving: threading.Event) -> None:
         tokenizer = Tokenizer(Path(folder))
     try:
         _work(settings, spec, client, engine, tokenizer, leaving)
-    except (InvalidWeights, QueueMisconfigured) as error:
+    except (InvalidWeights, LoadFailed, QueueMisconfigured) as error:
         raise Stop(ExitCode.ENVIRONMENT, str(error)) from error
     finally:
         engine.close()

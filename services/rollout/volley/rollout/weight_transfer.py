@@ -10,7 +10,9 @@ the answers that the others gave for those to its next call. `failure` is asked 
 """
 
 import logging
+import multiprocessing
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -120,6 +122,13 @@ class VerifiedWeightTransfer(WeightTransferEngine[TransferInit, TransferUpdate])
     update_info_cls = TransferUpdate
     failure: str | None = None
     """Why the last update broke off; the model is then a mixture of versions."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        if multiprocessing.parent_process() is not None:
+            # A part of a split model. Ctrl-C reaches it as well, but the worker that started it
+            # has samples to finish, and takes it along in the end.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def init_transfer_engine(self, init_info: TransferInit) -> None:
         """Nothing to connect to."""

@@ -26,11 +26,13 @@ import time
 import traceback
 from types import FrameType
 
-from volley.rollout.engine import Engine, SampleRequest, Unservable
+from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_attempt
+
+from volley.rollout.engine import Engine, LoadFailed, SampleRequest, Unservable
 from volley.rollout.intake import Intake
 from volley.rollout.leases import LeasedTask, Leases
 from volley.rollout.scoring import Scoring, failure_of
-from volley.rollout.weight_sync import WeightSync
+from volley.rollout.weight_sync import VerifiedWeights, WeightSync
 from volley.schemas.codec import encode
 from volley.schemas.groups import FailureReason
 from volley.schemas.manifest import Manifest
@@ -41,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
 """Longest wait in one go, so that signals and the end of the run are seen."""
+LOAD_ATTEMPTS = 3
+"""What fails as often in a row will not get better in this process."""
 DRAIN_S = 3.0
 """What is in hand when the worker is told to stop has this long to be finished."""
 
@@ -112,7 +116,7 @@ class Worker:
             if newest is None:
                 return
             started = time.monotonic()
-            self._engine.load(newest.tensors(), newest.manifest.version)
+            self._load(newest)
             self._serving = newest.manifest
         logger.info(
             "swapped weights",
@@ -125,6 +129,16 @@ class Worker:
         early, self._early = self._early, {}
         for leased in early.values():
             self._start(leased)
+
+    @retry(
+        retry=retry_if_exception_type(LoadFailed),
+        stop=stop_after_attempt(LOAD_ATTEMPTS),
+        before_sleep=before_sleep_log(logger, logging.WARNING),
+        reraise=True,
+    )
+    def _load(self, weights: VerifiedWeights) -> None:
+        """Load, at once again where it broke off: until it succeeds nothing can be sampled."""
+        self._engine.load(weights.tensors(), weights.manifest.version)
 
     def _lease_tasks(self) -> None:
         num_generations = self._spec.sampling.num_generations
