@@ -60,7 +60,7 @@ class Child:
                 stdout=subprocess.PIPE if self.speaks else log,
                 stderr=log,
                 text=True,
-                env=os.environ | PLAIN_TRACEBACKS | self._environment,
+                env={**os.environ, **PLAIN_TRACEBACKS, **self._environment},
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one foreign call, takes no lock
                 start_new_session=True,  # Ctrl-C is for the command, which tells its children
             )
