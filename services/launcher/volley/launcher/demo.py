@@ -63,6 +63,7 @@ learning_rate = 5e-4
 lr_scheduler_type = "linear"
 min_lr_rate = 0.1
 warmup_steps = 20
+micro_batch_tokens = 2048     # small batches stay in a CPU's cache
 [queue]
 max_staleness = 2
 [devices]
