@@ -7,55 +7,18 @@ import pytest
 import torch
 import urllib3
 
-from volley.learner.api import ApiServer, create_app
+from tests.reports import REPORT, WORKER
+from tests.serving import SPEC, TOKEN, serving
 from volley.learner.weight_store import WeightStore
-from volley.schemas.groups import SCHEMA_VERSION, Version
+from volley.schemas.groups import Version
 from volley.schemas.manifest import Manifest
-from volley.schemas.run_spec import RunSpec, SamplingSpec
+from volley.schemas.run_spec import RunSpec
 from volley.schemas.status import (
-    DeliveryCounts,
-    LearnerState,
-    LedgerCounts,
     StatusReport,
-    WorkerReport,
 )
 from volley.telemetry.stops import Stop
 
-TOKEN = "secret"
 GUARDED = ["/readyz", "/metrics", "/v1/status", "/v1/run", "/v1/weights", "/v1/blobs/x"]
-SPEC = RunSpec(
-    schema_version=SCHEMA_VERSION,
-    run="r",
-    model_files=(),
-    dtype="float32",
-    max_context_length=64,
-    vocab_size=64,
-    sampling=SamplingSpec(2, 1.0, 8, (1,)),
-    rewards=(),
-    code_folder="",
-    redis_url="redis://:hidden@127.0.0.1:1",
-    lease_s=1.0,
-    max_staleness=1,
-    max_body_bytes=1024,
-)
-WORKER = WorkerReport("w", "h", 1, "transformers", "cpu", Version(1, 2), "x", 10.0, 5, 1, (3,), 0.1)
-REPORT = StatusReport(
-    run="r",
-    state=LearnerState.WAITING,
-    version=Version(1, 3),
-    steps=10,
-    root="x",
-    redis="ok",
-    uptime_s=1.0,
-    num_samples=4,
-    places=2,
-    queue=None,
-    ledger=LedgerCounts(3, 1, 1, 1, 0, 0),
-    deliveries=DeliveryCounts(1, 0, 0, 0, {"lease": 2}),
-    workers=(WORKER,),
-    metrics={"reward_mean": 0.5, "kl": None},
-    sample=None,
-)
 
 
 @pytest.fixture
@@ -65,17 +28,15 @@ def store(tmp_path):
 
 @pytest.fixture
 def get(store):
-    server = ApiServer(create_app(store, SPEC, lambda: REPORT, TOKEN), "127.0.0.1", 0)
-    server.start()
     pool = urllib3.PoolManager(retries=False, timeout=30)
 
     def get(path, token=TOKEN, **headers):
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
-        return pool.request("GET", server.url + path, headers=headers)
+        return pool.request("GET", url + path, headers=headers)
 
-    yield get
-    pool.clear()
-    server.stop()
+    with serving(store) as url:
+        yield get
+        pool.clear()
 
 
 def publish(store: WeightStore, step: int) -> Manifest:
@@ -83,7 +44,7 @@ def publish(store: WeightStore, step: int) -> Manifest:
 
 
 @pytest.mark.parametrize("path", GUARDED)
-@pytest.mark.parametrize("token", [None, "wrong", "secret ", "s\u00e9cret"])
+@pytest.mark.parametrize("token", [None, "wrong", TOKEN + " ", "s\u00e9cret"])
 def test_every_route_but_health_refuses_a_wrong_token(get, path, token):
     answer = get(path, token.encode().decode("latin-1") if token else None)
     assert answer.status == 401
@@ -104,12 +65,13 @@ def test_the_spec_and_the_status_arrive_as_they_were_sent(get):
 
 def test_metrics_speak_prometheus(get):
     text = get("/metrics").data.decode()
+    names = f'engine="transformers",host="box",worker="{WORKER.worker}"'
     for line in (
-        "volley_step 3.0",
-        'volley_numbers{state="trained"} 1.0',
-        'volley_deliveries_total{kind="retried_lease"} 2.0',
-        'volley_last_step{metric="reward_mean"} 0.5',
-        'volley_worker_lag_versions{engine="transformers",host="h",worker="w"} 1.0',
+        "volley_step 37.0",
+        'volley_numbers{state="trained"} 30.0',
+        'volley_deliveries_total{kind="retried_lease"} 3.0',
+        'volley_last_step{metric="reward_mean"} 0.4125',
+        f"volley_worker_lag_versions{{{names}}} 1.0",
     ):
         assert line in text.splitlines()
 
@@ -169,9 +131,7 @@ def test_a_malformed_poll_is_refused(get, store, query):
 
 
 def test_a_busy_port_is_said_with_the_fix(store):
-    first = ApiServer(create_app(store, SPEC, lambda: REPORT, TOKEN), "127.0.0.1", 0)
-    port = int(first.url.rpartition(":")[2])
-    with pytest.raises(Stop, match="choose a free port"):
-        ApiServer(create_app(store, SPEC, lambda: REPORT, TOKEN), "127.0.0.1", port)
-    first.start()
-    first.stop()
+    with serving(store) as url:
+        again = serving(store, port=int(url.rpartition(":")[2]))
+        with pytest.raises(Stop, match="choose a free port"):
+            again.__enter__()

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.scripted_learner import ScriptedLearner
-from volley.learner.api import ApiServer, create_app
+from tests.serving import SPEC, TOKEN, serving
 from volley.learner.weight_store import WeightStore
 from volley.schemas.groups import SCHEMA_VERSION, Version
-from volley.schemas.run_spec import Blob, RunSpec, SamplingSpec
+from volley.schemas.run_spec import Blob
 from volley.transport.learner_client import (
     CHUNK_BYTES,
     CorruptBlob,
@@ -23,22 +23,6 @@ from volley.transport.learner_client import (
 )
 from volley.transport.tensors import hash_bytes
 
-TOKEN = "a-secret-token"
-SPEC = RunSpec(
-    schema_version=SCHEMA_VERSION,
-    run="r",
-    model_files=(),
-    dtype="float32",
-    max_context_length=64,
-    vocab_size=64,
-    sampling=SamplingSpec(2, 1.0, 8, (1,)),
-    rewards=(),
-    code_folder="",
-    redis_url="redis://127.0.0.1:1",
-    lease_s=1.0,
-    max_staleness=1,
-    max_body_bytes=1024,
-)
 CONTENT = bytes(range(256)) * 4096 * 3
 BLOB = Blob(hash_bytes(CONTENT), len(CONTENT))
 BLOB_PATH = f"/v1/blobs/{BLOB.hash}"
@@ -51,12 +35,8 @@ def store(tmp_path):
 
 @pytest.fixture
 def learner_url(store):
-    server = ApiServer(
-        create_app(store, SPEC, lambda: pytest.fail("unused"), TOKEN), "127.0.0.1", 0
-    )
-    server.start()
-    yield server.url
-    server.stop()
+    with serving(store) as url:
+        yield url
 
 
 @pytest.fixture

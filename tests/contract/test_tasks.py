@@ -230,14 +230,14 @@ def test_tasks_wait_for_room_in_a_full_redis(tasks, redis_url, learner_queue, wo
     redis.config_set("maxmemory", 1)
     try:
         tasks.issue(HEAD)
-        assert tasks.num_unissued == 4
+        assert tasks.num_kept_back == 4
         tasks.reconcile()
-        assert tasks.num_unissued == 4
+        assert tasks.num_kept_back == 4
     finally:
         redis.config_set("maxmemory", 0)
         redis.close()
     tasks.issue_rest()
-    assert tasks.num_unissued == 0
+    assert tasks.num_kept_back == 0
     assert [take(worker)[1].number for _ in range(4)] == [0, 1, 2, 3]
 
 

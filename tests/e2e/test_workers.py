@@ -62,6 +62,8 @@ def test_without_allowed_staleness_every_token_comes_from_the_weights_it_trains(
     lines = metrics(folder)
     assert [line["step"] for line in lines] == list(range(1, 51))
     assert all(line["staleness_max"] == 0 for line in lines)
+    # On-policy, what the learner recomputes is what the sampler said, to rounding.
+    assert all(abs(line["ratio_max"] - 1) < 1e-4 for line in lines if line["num_tokens"])
     assert len({line["root"] for line in lines}) == 50
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["samples"] >= 50 * 4 * 4

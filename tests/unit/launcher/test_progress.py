@@ -49,12 +49,13 @@ def test_a_line_holds_the_figures_of_the_last_step():
     )
 
 
-def test_the_panel_says_that_redis_is_away():
+def test_panel_and_line_say_that_redis_is_away():
     away = msgspec.structs.replace(REPORT, queue=None, redis="degraded: no answer")
     on = console()
     on.print(render(away, None, ""))
-    assert "queue ?/96" in shown(on)
-    assert "Redis degraded: no answer" in shown(on)
+    for text in (shown(on), line(away, None)):
+        assert "queue ?/96" in text
+        assert "Redis degraded: no answer" in text
 
 
 def test_a_pipe_gets_a_line_now_and_then():

@@ -101,8 +101,3 @@ def test_broken_toml_and_a_missing_file_are_said(tmp_path):
 )
 def test_what_cannot_be_right_is_refused_with_the_fix(tmp_path, text, words):
     assert words in complaint(tmp_path, MINIMAL + text)
-
-
-def test_one_generation_is_fine_without_normalised_advantages(tmp_path):
-    text = MINIMAL + "[sampling]\nnum_generations = 1\n[loss]\nscale_rewards = 'none'\n"
-    assert load_settings(write(tmp_path, text), environment={}).sampling.num_generations == 1

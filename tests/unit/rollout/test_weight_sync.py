@@ -9,33 +9,16 @@ import torch
 from safetensors.torch import save
 
 from tests.scripted_learner import ScriptedLearner
+from tests.serving import TOKEN, serving
 from tests.waiting import wait_until
-from volley.learner.api import ApiServer, create_app
 from volley.learner.weight_store import WeightStore
 from volley.rollout.weight_sync import VerifiedWeights, WeightSync
 from volley.schemas.groups import SCHEMA_VERSION, Version
 from volley.schemas.manifest import Manifest
-from volley.schemas.run_spec import Blob, RunSpec, SamplingSpec
+from volley.schemas.run_spec import Blob
 from volley.telemetry.stops import Stop
 from volley.transport.learner_client import LearnerClient
 from volley.transport.tensors import hash_bytes, root_of
-
-TOKEN = "token"
-SPEC = RunSpec(
-    schema_version=SCHEMA_VERSION,
-    run="r",
-    model_files=(),
-    dtype="float32",
-    max_context_length=8,
-    vocab_size=8,
-    sampling=SamplingSpec(2, 1.0, 4, ()),
-    rewards=(),
-    code_folder="",
-    redis_url="",
-    lease_s=1.0,
-    max_staleness=1,
-    max_body_bytes=1024,
-)
 
 
 @pytest.fixture
@@ -45,12 +28,8 @@ def store(tmp_path):
 
 @pytest.fixture
 def learner_url(store):
-    server = ApiServer(
-        create_app(store, SPEC, lambda: pytest.fail("unused"), TOKEN), "127.0.0.1", 0
-    )
-    server.start()
-    yield server.url
-    server.stop()
+    with serving(store) as url:
+        yield url
 
 
 @pytest.fixture
@@ -197,25 +176,16 @@ def test_a_token_that_is_no_longer_right_stops_the_worker(follow, learner_url):
 
 def test_a_learner_that_is_away_is_waited_for_with_one_line_in_the_log(follow, store, caplog):
     caplog.set_level(logging.INFO)
-    server = ApiServer(
-        create_app(store, SPEC, lambda: pytest.fail("unused"), TOKEN), "127.0.0.1", 0
-    )
-    port = int(server.url.rpartition(":")[2])
-    server.start()
     publish(store, 0)
-    sync = follow(server.url)
-    assert sync.wait(timeout_s=20)
-    with sync.newest() as weights:
-        assert_are(weights, 0)
-    server.stop()
+    with serving(store) as url:
+        sync = follow(url)
+        assert sync.wait(timeout_s=20)
+        with sync.newest() as weights:
+            assert_are(weights, 0)
     wait_until(lambda: "waiting for the learner" in caplog.text)
-    again = ApiServer(
-        create_app(store, SPEC, lambda: pytest.fail("unused"), TOKEN), "127.0.0.1", port
-    )
-    again.start()
-    publish(store, 1)
-    assert sync.wait(timeout_s=20)
+    with serving(store, port=int(url.rpartition(":")[2])):
+        publish(store, 1)
+        assert sync.wait(timeout_s=20)
+        sync.close(timeout_s=10)
     assert caplog.text.count("waiting for the learner") == 1
     assert caplog.text.count("is back") == 1
-    sync.close(timeout_s=10)
-    again.stop()

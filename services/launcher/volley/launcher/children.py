@@ -15,6 +15,8 @@ QUICK_DEATH_S = 20.0
 MAX_QUICK_DEATHS = 4
 FIRST_PAUSE_S = 0.5
 LAST_LINES = 20
+PLAIN_TRACEBACKS = {"TYPER_STANDARD_TRACEBACK": "1"}
+"""Typer draws boxes around them, which make of a log's last lines a small part of one."""
 
 
 class Child:
@@ -58,7 +60,7 @@ class Child:
                 stdout=subprocess.PIPE if self.speaks else log,
                 stderr=log,
                 text=True,
-                env=os.environ | self._environment,
+                env={**os.environ, **PLAIN_TRACEBACKS, **self._environment},
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one foreign call, takes no lock
                 start_new_session=True,  # Ctrl-C is for the command, which tells its children
             )

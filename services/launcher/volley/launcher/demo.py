@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from volley.launcher.children import Child
-from volley.launcher.ending import paths_table, read_summary, save_curve
+from volley.launcher.ending import paths_table, read_summary, save_curve, typed
 from volley.launcher.run import Plan, train
 from volley.launcher.supervisor import Interrupted, Supervisor
 from volley.learner.run_folder import new_run_folder
@@ -63,6 +63,7 @@ learning_rate = 5e-4
 lr_scheduler_type = "linear"
 min_lr_rate = 0.1
 warmup_steps = 20
+micro_batch_tokens = 2048     # small batches stay in a CPU's cache
 [queue]
 max_staleness = 2
 [devices]
@@ -184,7 +185,10 @@ def show(console: Console, folder: Path, before: Evaluation, after: Evaluation) 
     shown = Path(os.path.relpath(folder))
     console.print("\nNext:")
     for command, purpose in (
-        (f"volley run {shown / 'task' / 'config.toml'} --set run.seed=1", "train it again"),
+        (
+            f"{typed('volley')} run {shown / 'task' / 'config.toml'} --set run.seed=1",
+            "train it again",
+        ),
         (f"less {shown / 'logs' / 'rollout-0.log'}", "see what a worker does"),
         ("README.md", "your own data, reward and model"),
     ):

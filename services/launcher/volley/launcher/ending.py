@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -50,10 +52,16 @@ def show_ending(console: Console, folder: Path, steps: int) -> None:
     if (folder / "model").exists():
         model = Path(os.path.relpath(folder / "model"))
         console.print(
-            f"Next: python -m volley.rollout.evaluate {model} HELD_OUT.jsonl",
+            f"Next: {typed('python')} -m volley.rollout.evaluate {model} HELD_OUT.jsonl",
             soft_wrap=True,
             highlight=False,
         )
+
+
+def typed(command: str) -> str:
+    """How to type a command of this environment, which need not be activated."""
+    own = Path(sys.executable).with_name(command)
+    return command if shutil.which(command) == str(own) else os.path.relpath(own)
 
 
 def paths_table(folder: Path) -> Table:

@@ -50,7 +50,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say something that stays on the screen."""
-        self._console.print(text, style="yellow", markup=False, highlight=False)
+        self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def show(self, report: StatusReport) -> None:
         """Bring the panel, or the lines, up to date."""
@@ -119,7 +119,8 @@ def line(report: StatusReport, left_s: float | None) -> str:
     """The same in one line, for logs and pipes."""
     step = f"step {report.version.step}/{report.steps}"
     reward = f"reward {number(report, 'reward_mean')}"
-    return "  ".join([step, reward, *_figures(report), clock(left_s)]).rstrip()
+    redis = [] if report.redis == "ok" else [f"Redis {report.redis}"]
+    return "  ".join([step, reward, *_figures(report), *redis, clock(left_s)]).rstrip()
 
 
 def _figures(report: StatusReport) -> list[str]:

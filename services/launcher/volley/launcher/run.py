@@ -51,7 +51,7 @@ ROLLOUT = (sys.executable, "-m", "volley.rollout")
 STATUS_INTERVAL_S = 0.5
 WORKER_PATIENCE_S = 15.0
 """A worker needs a few seconds to finish or hand back what it holds."""
-ENDS_WHEN_TOLD = (0, -signal.SIGTERM, -signal.SIGKILL)
+ENDS_WHEN_TOLD = (ExitCode.DONE, -signal.SIGTERM, -signal.SIGKILL)
 """Before it is up a learner takes no notice of a signal but dies of it."""
 
 
@@ -129,10 +129,7 @@ class Run:
                 self._feed.stop()
                 self._supervisor.stop([learner])
                 self._supervisor.stop(self._workers, WORKER_PATIENCE_S)
-        if learner.exit_code not in (ENDS_WHEN_TOLD if was_told else (0,)):
-            raise learner.reason()
-        if was_told:
-            raise Interrupted
+        self._judge(learner, was_told)
 
     def _until_told_or_over(self, learner: Child) -> bool:
         """React to what happens until the learner ends, or until told to stop: then True."""
@@ -153,8 +150,17 @@ class Run:
                     server.start()
                     self._supervisor.watch_redis(server)
                 case Told():
-                    self._progress.note("stopping after the step in hand; once more kills")
+                    self._progress.note("stopping after the step in hand (again: at once) ...")
                     return True
+
+    def _judge(self, learner: Child, was_told: bool) -> None:
+        """Raise what the end of the learner means; return if it took all its steps."""
+        if learner.exit_code not in (ENDS_WHEN_TOLD if was_told else (ExitCode.DONE,)):
+            if learner.exit_code not in set(ExitCode):
+                self._progress.note("a crash of the learner ends its run: none is resumed yet")
+            raise learner.reason()
+        if was_told:
+            raise Interrupted
 
     @contextmanager
     def _redis_url(self) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,15 +61,13 @@ def show_status(address: Address, *, watch: bool, as_json: bool) -> None:
     """Print the status once, or every second until the run is over or Ctrl-C."""
     console = Console()
     client = LearnerClient(address.url, address.token)
-    try:
+    with closing(client), suppress(KeyboardInterrupt):
         if as_json:
             _print_json(client, watch=watch)
         elif watch:
             _watch(client, console)
         else:
             console.print(render(ask(client)))
-    finally:
-        client.close()
 
 
 def ask(client: LearnerClient) -> StatusReport:

@@ -1,6 +1,8 @@
 """A learner put together from its settings, run to its end, and taken apart again."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -37,9 +39,9 @@ def run_learner(
     One line of JSON on standard output says where the learner listens, as soon as it does.
     """
     rewards = read_reward_specs(settings.reward, code_folder)
+    rows = read_rows(settings.data.train)
     torch.set_num_threads(settings.devices.threads)
     torch.manual_seed(settings.run.seed)
-    rows = read_rows(settings.data.train)
     policy = Policy.load(settings.model, settings.devices.learner)
     room = policy.context_length - settings.sampling.max_completion_length
     prompts = tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
@@ -48,42 +50,36 @@ def run_learner(
     store = WeightStore(folder.weights, folder.run, settings.weights.keep)
     spec = _run_spec(settings, policy, store, folder.run, rewards, code_folder, redis_url)
     queue = _queue(redis_url, folder.run)
-    places = (settings.queue.max_staleness + 1) * settings.optim.groups_per_step
-    tasks = Tasks(
-        prompts,
-        queue,
-        _limits(settings, policy, folder),
-        _task_rules(settings, places),
-        FIRST_VERSION,
-    )
+    rules = _task_rules(settings)
+    tasks = Tasks(prompts, queue, _limits(settings, policy, folder), rules, FIRST_VERSION)
     progress = Progress(run=folder.run, steps=settings.run.steps, version=FIRST_VERSION)
     record = Record(folder, progress, prompts)
-    loop = Loop(
-        _loop_rules(settings),
-        tasks,
-        queue,
-        Update(policy, settings),
-        policy,
-        store,
-        record,
-        progress,
-    )
-    report = partial(report_status, progress, tasks, queue, places)
-    server = ApiServer(
+    update = Update(policy, settings)
+    loop = Loop(_loop_rules(settings), tasks, queue, update, policy, store, record, progress)
+    report = partial(report_status, progress, tasks, queue, rules.places)
+    api = ApiServer(
         create_app(store, spec, report, token), settings.server.host, settings.server.port
     )
-    server.start()
-    try:
-        folder.write_server(server.url, token)
-        _announce(server.url, folder)
+    with closing(queue), _serving(api, store, folder, token):
         loop.stop_on_signals()
         loop.run()
         record.summary(report())
         policy.save_pretrained(folder.model)
+
+
+@contextmanager
+def _serving(api: ApiServer, store: WeightStore, folder: RunFolder, token: str) -> Iterator[None]:
+    """The learner can be reached while inside and says where; workers are told of the end."""
+    api.start()
+    try:
+        folder.write_server(api.url, token)
+        line = msgspec.json.encode({"url": api.url, "run": folder.run, "folder": str(folder.path)})
+        sys.stdout.write(line.decode() + "\n")
+        sys.stdout.flush()
+        yield
     finally:
         store.finish()
-        server.stop()
-        queue.close()
+        api.stop()
 
 
 def _queue(redis_url: str, run: str) -> LearnerQueue:
@@ -139,9 +135,9 @@ def _limits(settings: Settings, policy: Policy, folder: RunFolder) -> GroupLimit
     )
 
 
-def _task_rules(settings: Settings, places: int) -> TaskRules:
+def _task_rules(settings: Settings) -> TaskRules:
     return TaskRules(
-        places=places,
+        places=(settings.queue.max_staleness + 1) * settings.optim.groups_per_step,
         max_staleness=settings.queue.max_staleness,
         max_attempts=settings.queue.max_attempts,
         seed=settings.run.seed,
@@ -154,9 +150,3 @@ def _loop_rules(settings: Settings) -> LoopRules:
         groups_per_step=settings.optim.groups_per_step,
         lease_s=settings.queue.lease_s,
     )
-
-
-def _announce(url: str, folder: RunFolder) -> None:
-    line = msgspec.json.encode({"url": url, "run": folder.run, "folder": str(folder.path)})
-    sys.stdout.write(line.decode() + "\n")
-    sys.stdout.flush()

@@ -68,7 +68,7 @@ class DataSettings(Section):
 
 class SamplingSettings(Section):
     num_generations: PositiveInt = 8
-    """G, completions per prompt."""
+    """G, completions per prompt: at least 2."""
     temperature: PositiveFloat = 1.0
     max_completion_length: PositiveInt = 256
     """Tokens of one completion, at most."""
@@ -80,6 +80,15 @@ class SamplingSettings(Section):
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+
+    @model_validator(mode="after")
+    def _has_something_to_compare(self) -> Self:
+        if self.num_generations == 1:
+            raise ValueError(
+                "num_generations = 1 leaves nothing to compare a completion with, so its "
+                "advantage is 0 or undefined: use at least 2 (8 is usual)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _samples_the_distribution_that_is_trained(self) -> Self:
@@ -234,15 +243,6 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     devices: DevicesSettings = DevicesSettings()
     logging: LoggingSettings = LoggingSettings()
-
-    @model_validator(mode="after")
-    def _advantages_exist(self) -> Self:
-        if self.sampling.num_generations == 1 and self.loss.scale_rewards != "none":
-            raise ValueError(
-                "sampling.num_generations = 1 leaves a normalised advantage undefined: use at "
-                "least 2 (8 is usual), or set loss.scale_rewards = 'none'"
-            )
-        return self
 
 
 def load_settings(

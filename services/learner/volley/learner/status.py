@@ -48,8 +48,8 @@ def report_status(
     workers: tuple[WorkerReport, ...] = ()
     duplicates = 0
     redis = progress.redis
-    if tasks.num_unissued:
-        redis = f"degraded: full, {tasks.num_unissued} tasks wait for room: raise its maxmemory"
+    if tasks.num_kept_back:
+        redis = f"degraded: full, {tasks.num_kept_back} tasks wait for room: raise its maxmemory"
     try:
         depth, workers, duplicates = queue.depth(), read_workers(queue), queue.duplicates()
     except QueueError as error:

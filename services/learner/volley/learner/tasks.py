@@ -59,6 +59,8 @@ class Tasks:
         self._rules = rules
         self._head = head
         self._unissued: set[int] = set()
+        self.num_kept_back = 0
+        """Tasks that wait for room in a full Redis."""
         self._failures_before_first_group: int | None = 0
         self._lock = threading.Lock()
         self.ledger = Ledger()
@@ -74,11 +76,6 @@ class Tasks:
         """Issue what Redis had no room for, if it has now."""
         with self._lock:
             self._issue_where_it_fits()
-
-    @property
-    def num_unissued(self) -> int:
-        """Numbers that wait for room in Redis."""
-        return len(self._unissued)
 
     def judge(self, delivery: redis_stream.Delivery) -> Group | None:
         """The group of a delivery if it can be trained on; everything else is dealt with here."""
@@ -131,8 +128,10 @@ class Tasks:
             self._queue.issue({number: self._body(number) for number in sorted(self._unissued)})
         except redis_stream.QueueFull as error:
             # Results leave Redis as steps close; waiting here would keep them from being collected.
-            logger.warning("kept tasks back: %s", error, extra={"num_tasks": self.num_unissued})
+            self.num_kept_back = len(self._unissued)
+            logger.warning("kept tasks back: %s", error, extra={"num_tasks": self.num_kept_back})
         else:
+            self.num_kept_back = 0
             self._unissued.clear()
 
     def _body(self, number: int) -> bytes:
