@@ -84,3 +84,5 @@ def test_devices_are_counted_among_those_that_are_visible():
     assert visible_devices(1, 1, visible=None) == "1"
     assert visible_devices(2, 2, visible=None) == "2,3"
     assert visible_devices(1, 2, visible="3,5,7") == "5,7"
+    with pytest.raises(Stop, match="CUDA_VISIBLE_DEVICES=3,5,7"):
+        visible_devices(2, 2, visible="3,5,7")

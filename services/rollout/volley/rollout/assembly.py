@@ -104,6 +104,14 @@ def _make_vllm_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Pat
     )
 
 
+def _device_name(settings: WorkerSettings) -> str:
+    """Where the engine computes, for people."""
+    if settings.engine is EngineName.VLLM and settings.device != "auto":
+        # It sees this one alone, under another number, and has been found there by now.
+        return settings.device
+    return choose_device(settings.device)
+
+
 def _work(
     settings: WorkerSettings,
     spec: RunSpec,
@@ -120,7 +128,7 @@ def _work(
     weights = WeightSync(client, spec.run)
     intake = Intake(name, spec, queue, scoring, outage, leaving)
     worker = Worker(name, spec, engine, queue, weights, leases, scoring, intake, leaving)
-    device = choose_device(settings.device)
+    device = _device_name(settings)
     heartbeat = Heartbeat(
         queue, leases, name, settings.engine, device, lambda: worker.serving, spec.lease_s, outage
     )

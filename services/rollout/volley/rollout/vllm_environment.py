@@ -4,6 +4,7 @@ import logging
 import os
 
 from volley.rollout.device import choose_device
+from volley.telemetry.stops import ExitCode, Stop
 
 DEFAULTS = {
     # Nothing is reported to anybody, and nothing is looked for on a hub.
@@ -36,7 +37,7 @@ def set_process_variables(device: str, num_threads: int, tensor_parallel_size: i
             tensor_parallel_size,
             os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
-    if choose_device(device) == "cpu":
+    if device == "cpu" or (device == "auto" and choose_device(device) == "cpu"):
         # Even an eager engine compiles a few functions, for half a minute on a CPU.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     set_log_level()
@@ -49,6 +50,13 @@ def set_log_level() -> None:
 
 
 def visible_devices(first: int, num_devices: int, visible: str | None) -> str:
-    """`num_devices` devices from `first` on, counted among those that are visible already."""
+    """`num_devices` devices from `first` on, counted among the visible ones; raises Stop."""
     names = visible.split(",") if visible else [str(i) for i in range(first + num_devices)]
-    return ",".join(names[first : first + num_devices])
+    chosen = names[first : first + num_devices]
+    if len(chosen) < num_devices:
+        raise Stop(
+            ExitCode.ENVIRONMENT,
+            f"--device cuda:{first}: with CUDA_VISIBLE_DEVICES={visible} there are not "
+            f"{num_devices} devices from there on",
+        )
+    return ",".join(chosen)
