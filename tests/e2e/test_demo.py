@@ -14,7 +14,17 @@ pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
 def test_the_sort_demo_leaves_what_it_promises(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "volley.launcher", "demo", "sort", "--steps", "3"],
+        [
+            sys.executable,
+            "-m",
+            "volley.launcher",
+            "demo",
+            "sort",
+            "--steps",
+            "3",
+            "--engine",
+            "transformers",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -8,7 +8,6 @@ import typer
 
 import volley.learner.__main__
 import volley.rollout.__main__
-from volley.rollout.settings import EngineName
 from volley.telemetry.logs import set_up_logs
 from volley.telemetry.stops import reporting_stops
 
@@ -42,11 +41,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-EngineOption = Annotated[EngineName, typer.Option(help="What the workers sample with.")]
-
 
 class DemoName(StrEnum):
     SORT = "sort"
+
+
+class DemoEngine(StrEnum):
+    AUTO = "auto"
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
 
 
 @app.command(epilog=RUN_EXAMPLES)
@@ -59,7 +62,6 @@ def run(
     run_folder: Annotated[
         Path | None, typer.Option(help="Where the run is kept; left out: a new one in run.folder.")
     ] = None,
-    engine: EngineOption = EngineName.TRANSFORMERS,
 ) -> None:
     """Train on this machine: start Redis, the learner and its workers, and watch over them.
 
@@ -69,7 +71,7 @@ def run(
         set_up_logs("launcher", style="text")
         from volley.launcher.run import Plan, run_plan
 
-        run_plan(Plan.read(config, overrides or [], run_folder, engine))
+        run_plan(Plan.read(config, overrides or [], run_folder))
 
 
 app.command(epilog=volley.learner.__main__.EXAMPLES)(volley.learner.__main__.learner)
@@ -104,7 +106,9 @@ def demo(
     steps: Annotated[int, typer.Option(min=1, help="GRPO steps.")] = 400,
     folder: Annotated[Path, typer.Option(help="Where its run folder is made.")] = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of the data, the model and the run.")] = 0,
-    engine: EngineOption = EngineName.TRANSFORMERS,
+    engine: Annotated[
+        DemoEngine, typer.Option(help="What the worker samples with; auto: vllm if installed.")
+    ] = DemoEngine.AUTO,
 ) -> None:
     """Build a tiny model, train it with GRPO on this machine, and show what it learnt.
 

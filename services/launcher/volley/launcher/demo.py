@@ -69,6 +69,7 @@ max_staleness = 2
 [devices]
 learner = "cpu"
 rollout = ["cpu"]
+engine = "{engine}"
 [logging]
 sample_every = 50
 """
@@ -127,9 +128,11 @@ class Demo:
         self._cold_start()
         before = self._evaluate("before", self._task / "start")
         config = self._task / "config.toml"
-        config.write_text(CONFIG.format(steps=steps, seed=self._seed), encoding="utf-8")
+        config.write_text(
+            CONFIG.format(steps=steps, seed=self._seed, engine=engine), encoding="utf-8"
+        )
         self._console.print(f"GRPO: {steps} steps of 32 prompts with 8 answers each")
-        train(Plan.read(config, (), self.folder, engine), self._supervisor, self._console)
+        train(Plan.read(config, (), self.folder), self._supervisor, self._console)
         return before, self._evaluate("after", self.folder / "model")
 
     def _cold_start(self) -> None:

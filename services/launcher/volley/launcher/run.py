@@ -12,6 +12,7 @@ Everything waits in one place, for the supervisor's next event; the learner is a
 thread of its own.
 """
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -66,12 +67,9 @@ class Plan:
     folder: Path
     """The run's; may exist."""
     token: str
-    engine: str
 
     @classmethod
-    def read(
-        cls, config: Path, overrides: Sequence[str], folder: Path | None, engine: str
-    ) -> "Plan":
+    def read(cls, config: Path, overrides: Sequence[str], folder: Path | None) -> "Plan":
         """The plan of a config file; raises Stop. Left out, the folder is a new one."""
         settings = load_settings(config, overrides)
         return cls(
@@ -80,7 +78,6 @@ class Plan:
             settings,
             (folder or new_run_folder(settings.run)).resolve(),
             read_token(settings.server),
-            engine,
         )
 
 
@@ -200,14 +197,14 @@ class Run:
             "--learner": url,
             "--device": device,
             "--threads": str(settings.devices.threads),
-            "--engine": self._plan.engine,
+            "--engine": engine_of(settings.devices.engine),
             "--code": str(self._plan.config.parent),
             "--log-format": settings.logging.format,
             "--log-level": settings.logging.level,
         }
         return Child(
             f"rollout-{index}",
-            [*ROLLOUT, *chain.from_iterable(options.items())],
+            [*ROLLOUT, *chain.from_iterable(options.items()), *settings.devices.rollout_options],
             self._plan.folder / "logs" / f"rollout-{index}.log",
             self._environment(),
         )
@@ -256,3 +253,10 @@ class _StatusFeed:
                 # Its own process says what is wrong with it, or it is about to end.
                 continue
         client.close()
+
+
+def engine_of(named: str) -> str:
+    """The engine itself; for `auto` vllm where it is installed, else transformers."""
+    if named != "auto":
+        return named
+    return "vllm" if importlib.util.find_spec("vllm") else "transformers"

@@ -217,6 +217,10 @@ class DevicesSettings(Section):
     """cpu, cuda:0, ...; auto takes the first accelerator there is."""
     rollout: tuple[str, ...] = ("auto",)
     """One worker process per entry, on that device."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """What the workers sample with; auto: vllm where it is installed."""
+    rollout_options: tuple[str, ...] = ()
+    """More options of `volley rollout`, as on its command line: ["--max-num-seqs=64"]."""
     threads: PositiveInt = 1
     """CPU threads of each process; more than the cores over processes only slows down."""
 
