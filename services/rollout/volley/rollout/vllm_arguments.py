@@ -58,7 +58,12 @@ def engine_arguments(
         "seed": secrets.randbits(31),
         "disable_log_stats": True,
     }
-    preferred: dict[str, object] = {"enable_prefix_caching": True}
+    preferred: dict[str, object] = {
+        "enable_prefix_caching": True,
+        # Beside a given KV budget vLLM uses it for one thing: to refuse a GPU of which less is
+        # free. Its 0.92 would refuse the one that the learner is on.
+        "gpu_memory_utilization": 0.01,
+    }
     if on_cpu:
         # A prompt that is prefilled in pieces draws a number for each, and vLLM cannot take
         # that back from a generator on the CPU: "CPU Generator does not use offset".
