@@ -27,6 +27,14 @@ volley status --watch
 VOLLEY_TOKEN=secret volley status http://10.0.0.5:8000 --json
 """
 
+DOCTOR_EXAMPLES = """
+Examples:
+
+volley doctor
+
+volley doctor config.toml --set devices.engine=vllm
+"""
+
 DEMO_EXAMPLES = """
 Example:
 
@@ -42,6 +50,12 @@ app = typer.Typer(
 )
 
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable."),
+]
+
+
 class DemoName(StrEnum):
     SORT = "sort"
 
@@ -55,10 +69,7 @@ class DemoEngine(StrEnum):
 @app.command(epilog=RUN_EXAMPLES)
 def run(
     config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     run_folder: Annotated[
         Path | None, typer.Option(help="Where the run is kept; left out: a new one in run.folder.")
     ] = None,
@@ -98,6 +109,25 @@ def status(
         from volley.launcher.status import find_learner, show_status
 
         show_status(find_learner(url, Path("runs")), watch=watch, as_json=as_json)
+
+
+@app.command(epilog=DOCTOR_EXAMPLES)
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="A run's TOML, to size its needs as well.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as one object.")] = False,
+) -> None:
+    """Look whether this machine is fit for a run, and say what to do where it is not.
+
+    Nothing is started and nothing is fetched. Exit code 0 if nothing is bad, else 3.
+    """
+    with reporting_stops():
+        from volley.launcher.doctor import run_doctor
+
+        raise typer.Exit(run_doctor(config, overrides or [], as_json=as_json))
 
 
 @app.command(epilog=DEMO_EXAMPLES)

@@ -153,23 +153,35 @@ class RedisServer:
 
 def find_binary() -> str:
     """The redis-server or valkey-server to use, else that of the `embedded` extra."""
-    binary = shutil.which("redis-server") or shutil.which("valkey-server") or _embedded_binary()
+    binary = locate_binary()
     if binary is None:
         raise Stop(
             ExitCode.ENVIRONMENT,
             "no redis-server or valkey-server on PATH: install one (Debian: apt install "
             "redis-server), or `pip install volley-rl[embedded]`, or give queue.redis_url",
         )
-    version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
-    major = re.search(r"v=(\d+)", version.stdout)
-    if major and int(major[1]) < OLDEST_GOOD_MAJOR:
+    major, _, _ = version_of(binary).partition(".")
+    if int(major) < OLDEST_GOOD_MAJOR:
         logger.warning(
             "Redis %s.x lacks later security fixes: good for the loopback of one's own machine; "
             "install redis-server %s or valkey-server for more",
-            major[1],
+            major,
             OLDEST_GOOD_MAJOR,
         )
     return binary
+
+
+def locate_binary() -> str | None:
+    """Where the best server program is, if there is one."""
+    return shutil.which("redis-server") or shutil.which("valkey-server") or _embedded_binary()
+
+
+def version_of(binary: str) -> str:
+    """`7.0.15`; of a Valkey its own version, not that of the Redis it stands in for."""
+    told = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"v=(\d+[.\d]*)", told.stdout)
+    assert found, f"{binary} --version says {told.stdout!r}"
+    return found[1]
 
 
 def _embedded_binary() -> str | None:

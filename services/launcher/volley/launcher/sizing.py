@@ -1,0 +1,74 @@
+"""What a run needs of memory and disk, from numbers alone; docs/operations.md does it by hand.
+
+Bytes throughout. A lower bound where it says so: allocators and libraries take more.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Dtype = Literal["float32", "bfloat16"]
+
+BYTES_PER_VALUE: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
+
+LEARNER_BYTES_PER_PARAMETER: dict[Dtype, int] = {
+    # master 4, gradient 4, two moments of AdamW 8
+    "float32": 16,
+    # weight 2 and its gradient 2 besides
+    "bfloat16": 20,
+}
+
+# What autograd keeps per token, layer and hidden unit: counted on layers of Qwen2.5's shapes.
+ACTIVATION_BYTES_PER_UNIT: dict[Dtype, int] = {"float32": 122, "bfloat16": 65}
+
+CHECKPOINTING_FROM_NUM_PARAMETERS = 1_000_000_000
+"""As volley.learner.pretrained has it."""
+
+
+class ModelShape(msgspec.Struct, frozen=True, tag="model"):
+    """What a model's size follows from."""
+
+    num_parameters: int
+    """Tied ones once."""
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    num_kv_heads: int
+    head_dim: int
+
+
+def weight_bytes(model: ModelShape, dtype: Dtype) -> int:
+    """Of one copy of the published weights."""
+    return model.num_parameters * BYTES_PER_VALUE[dtype]
+
+
+def learner_bytes(model: ModelShape, dtype: Dtype) -> int:
+    """Of weights, masters, gradients and optimiser state, activations apart."""
+    return model.num_parameters * LEARNER_BYTES_PER_PARAMETER[dtype]
+
+
+def activation_bytes_per_token(model: ModelShape, dtype: Dtype, *, checkpointing: bool) -> int:
+    """Of the forward's, and of the logits and their gradient."""
+    of_layer = ACTIVATION_BYTES_PER_UNIT[dtype] * model.hidden_size
+    if checkpointing:
+        # Each layer's input, and one layer in full while its backward runs.
+        of_layers = model.num_layers * model.hidden_size * BYTES_PER_VALUE[dtype] + of_layer
+    else:
+        of_layers = model.num_layers * of_layer
+    return of_layers + 2 * model.vocab_size * BYTES_PER_VALUE[dtype]
+
+
+def kv_bytes_per_token(model: ModelShape, dtype: Dtype) -> int:
+    """Of a key and a value in every layer."""
+    of_layer = 2 * model.num_kv_heads * model.head_dim * BYTES_PER_VALUE[dtype]
+    return model.num_layers * of_layer
+
+
+def disk_bytes(model: ModelShape, dtype: Dtype, num_kept: int) -> int:
+    """Of a run folder: the versions that are kept, the next one, and the trained model."""
+    return (num_kept + 2) * weight_bytes(model, dtype)
+
+
+def uses_checkpointing(model: ModelShape, wanted: bool | None) -> bool:
+    """Whether activations are recomputed: as wanted, else for a large model."""
+    return model.num_parameters > CHECKPOINTING_FROM_NUM_PARAMETERS if wanted is None else wanted
