@@ -6,9 +6,7 @@ The sort demo's model and shape: 32 groups of 8, 14 + 9 tokens. Both sides are m
 the same machine, each with a model of its own; the figure to compare across machines is the ratio.
 """
 
-import json
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from measuring.report import report
 from transformers import AutoModelForCausalLM
 
 from volley.launcher.sort_task import save_model
@@ -137,14 +136,13 @@ def measure() -> dict[str, float]:
 
 def main() -> None:
     figures = measure()
-    sys.stdout.write(
+    report(
         f"learner's step           {figures['samples_per_s']:8.0f} samples/s "
         f"{figures['tokens_per_s']:8.0f} tokens/s\n"
         f"bare forward and backward{figures['bare_samples_per_s']:8.0f} samples/s\n"
-        f"ratio                    {figures['ratio']:8.2f}\n"
+        f"ratio                    {figures['ratio']:8.2f}\n",
+        figures,
     )
-    if "--json" in sys.argv[1:]:
-        sys.stdout.write(json.dumps(figures) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """How fast groups pass through the queue, against bare appends of the same bytes.
 
-    python bench/queue_speed.py
+    python bench/queue_speed.py [--json]
 
 Every acknowledged write is on disk (appendfsync always) in both cases. A group makes the whole
 way: issue, lease, complete, collect, drop.
 """
 
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from measuring.report import report
 
 from volley.launcher.redis_server import RedisServer
 from volley.transport.redis_stream import LearnerQueue, WorkerQueue, connect
@@ -77,9 +78,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
         appends = appends_per_s(server.url)
         groups = groups_per_s(server.url)
-    sys.stdout.write(
+    report(
         f"bare appends of {len(BODY)} bytes  {appends:8.0f} /s\n"
-        f"groups through the queue     {groups:8.0f} /s   {groups / appends:.2f} of it\n"
+        f"groups through the queue     {groups:8.0f} /s   {groups / appends:.2f} of it\n",
+        {"appends_per_s": appends, "groups_per_s": groups, "ratio": groups / appends},
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 
 from volley.rollout.device import choose_device
 from volley.telemetry.stops import ExitCode, Stop
@@ -40,11 +41,13 @@ def set_process_variables(device: str, num_threads: int, tensor_parallel_size: i
     if device == "cpu" or (device == "auto" and choose_device(device) == "cpu"):
         # Even an eager engine compiles a few functions, for half a minute on a CPU.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    set_log_level()
+    quieten()
 
 
-def set_log_level() -> None:
-    """Have vLLM's loggers heed VLLM_LOGGING_LEVEL, as they do not beside handlers of ours."""
+def quieten() -> None:
+    """Keep what vLLM says at every start out of our logs."""
+    warnings.filterwarnings("ignore", module=r"vllm\.")
+    # Beside handlers of ours it does not heed the variable by itself.
     if level := os.environ.get("VLLM_LOGGING_LEVEL"):
         logging.getLogger("vllm").setLevel(level)
 

@@ -5,14 +5,14 @@ pyproject names `register` under `vllm.general_plugins`.
 
 from contextlib import suppress
 
-from volley.rollout.vllm_environment import set_log_level
+from volley.rollout.vllm_environment import quieten
 
 WEIGHT_TRANSFER = "volley"
 
 
 def register() -> None:
     """Make `WEIGHT_TRANSFER` known to vLLM; does no harm when it is called twice."""
-    set_log_level()
+    quieten()
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
     from vllm.platforms import current_platform
 
@@ -31,7 +31,7 @@ def _keep_weights_where_they_are() -> None:
     On CPUs vLLM copies weights into the layouts of oneDNN and of its own kernels when a model
     is loaded. An embedding that is tied to the head gets new weights at a swap, the head's copy
     keeps the old ones, and nothing complains. To be removed when vLLM packs a tied head again
-    after a reload: `test_tied_embeddings_...` of test_engine_vllm passes without it then.
+    after a reload: the tests of engine_vllm with tied embeddings pass without it then.
     """
     from vllm import _custom_ops
     from vllm.model_executor.layers import utils

@@ -1,0 +1,88 @@
+"""How close a whole run comes to its slower half.
+
+    python bench/end_to_end.py [--steps N] [--engine transformers|vllm] [--json]
+
+The sort demo's GRPO part runs with `volley run`. Then its halves run by themselves: the worker with
+a learner that trains nothing but publishes as often, and the learner's steps and publishes on the
+groups of that very run. What the run loses between the two is the first speed over the smaller of
+the others; the aim is 0.90.
+"""
+
+import argparse
+import importlib.util
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from measuring.learner_alone import repeat_steps
+from measuring.report import report
+from measuring.sort_runs import IDLE_RUN, RUN, Rate, run_to_end, write_task
+
+NUM_STEPS = 100
+"""Of the demo's 400: what can be measured in two minutes."""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = write_task(folder / "task", arguments.steps, arguments.engine)
+        whole = run_to_end(RUN, config, folder / "whole")
+        worker = run_to_end(IDLE_RUN, config, folder / "worker")
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            learner = process.submit(repeat_steps, config, folder / "whole").result()
+    slower_half = min(worker.from_first_step, learner)
+    report(
+        table(whole, worker, learner, slower_half),
+        {
+            "steps": arguments.steps,
+            "engine": arguments.engine,
+            "samples_per_s": whole.from_first_task,
+            "samples_per_s_from_first_step": whole.from_first_step,
+            "worker_alone_samples_per_s": worker.from_first_step,
+            "learner_alone_samples_per_s": learner,
+            "ratio": whole.from_first_task / slower_half,
+            "ratio_from_first_step": whole.from_first_step / slower_half,
+        },
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure a run against its slower half.")
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of GRPO")
+    parser.add_argument(
+        "--engine",
+        choices=("transformers", "vllm"),
+        default="vllm" if importlib.util.find_spec("vllm") else "transformers",
+        help="what the worker samples with; left out: vllm if it is installed",
+    )
+    parser.add_argument("--json", action="store_true", help="print one object, last")
+    return parser.parse_args()
+
+
+def table(whole: Rate, worker: Rate, learner: float, slower_half: float) -> str:
+    """The speeds in samples per second, and how much of the slower half is left."""
+    return "".join(
+        f"{name:34}{samples_per_s:8.0f} samples/s{share}\n"
+        for name, samples_per_s, share in (
+            ("worker alone", worker.from_first_step, ""),
+            ("learner alone", learner, ""),
+            (
+                "volley run",
+                whole.from_first_task,
+                f"   {whole.from_first_task / slower_half:.2f} of the slower half",
+            ),
+            (
+                "volley run, from its first step on",
+                whole.from_first_step,
+                f"   {whole.from_first_step / slower_half:.2f}",
+            ),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
