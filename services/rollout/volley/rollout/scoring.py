@@ -131,9 +131,7 @@ class Scoring:
             wait=wait_random_exponential(multiplier=0.5, max=MAX_PAUSE_S),
             stop=stop_when_event_set(self._abandoned),
             sleep=sleep_using_event(self._abandoned),
-            after=lambda state: self._redis_outage.failed(
-                state.outcome and state.outcome.exception()
-            ),
+            after=self._note_outage,
         )
         try:
             accepted = retrying(self._results.complete, lease, body)
