@@ -1,6 +1,7 @@
+import msgspec
 import pytest
 
-from volley.learner.ledger import Delivery, Disposition, Ledger, closing
+from volley.learner.ledger import Delivery, Disposition, Ledger, LedgerState, closing
 
 
 def sums_meet(ledger: Ledger) -> bool:
@@ -54,3 +55,32 @@ def test_deliveries_are_counted_by_kind():
     ledger.count(Delivery.INVALID)
     deliveries = ledger.deliveries(duplicate=3)
     assert (deliveries.duplicate, deliveries.stale, deliveries.invalid) == (3, 2, 1)
+
+
+def test_a_ledger_comes_back_from_its_state():
+    ledger = Ledger()
+    ledger.issue(4)
+    ledger.retry(1, "lease", strike=True)
+    ledger.retry(1, "handed_back", strike=False)
+    ledger.count(Delivery.STALE)
+    ledger.close({0: Disposition.TRAINED})
+    ledger.take(2)
+    state = msgspec.msgpack.decode(msgspec.msgpack.encode(ledger.state()), type=LedgerState)
+    again = Ledger.of(state)
+    assert again.state() == ledger.state()
+    assert again.counts() == ledger.counts()
+    assert again.deliveries(0) == ledger.deliveries(0)
+    assert again.attempt(1) == 2
+    assert again.retry(1, "lease", strike=True) == 2
+    assert again.wanted == {1, 2, 3}, "nothing is in the hands of a process that has just begun"
+    assert list(again.issue(1)) == [4]
+
+
+def test_a_state_stays_what_it_was_when_the_ledger_goes_on():
+    ledger = Ledger()
+    ledger.issue(2)
+    state = ledger.state()
+    ledger.close({0: Disposition.TRAINED})
+    ledger.retry(1, "lease", strike=True)
+    assert Ledger.of(state).counts().open == 2
+    assert Ledger.of(state).attempt(1) == 0

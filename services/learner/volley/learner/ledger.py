@@ -1,13 +1,15 @@
 """What became of every prompt number: issued = open + trained + filtered + refused + skipped.
 
-Pure bookkeeping: no queue, no clock. A number is open from its issue until exactly one
-disposition; asking for a second one is a mistake of ours and raises.
+Pure bookkeeping: no queue, no clock, no disk. A number is open from its issue until exactly one
+disposition; asking for a second one is a mistake of ours and raises. `state` is what goes to the
+disk with every logged step and checkpoint, and `Ledger.of` brings back.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from volley.schemas.status import DeliveryCounts, LedgerCounts
 
@@ -30,11 +32,23 @@ class Delivery(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(slots=True)
-class _Attempts:
+class Attempts(Struct, frozen=True, array_like=True):
+    """How often an open number was tried."""
+
     num_attempts: int = 0
     num_strikes: int = 0
     """Attempts that count against the number; a worker that leaves is not its fault."""
+
+
+class LedgerState(Struct, frozen=True):
+    """A ledger as it goes to the disk."""
+
+    next_number: int = 0
+    open: dict[int, Attempts] = {}
+    closed: dict[Disposition, int] = {}
+    """Counts; which number got which state is in the step log."""
+    deliveries: dict[Delivery, int] = {}
+    retried: dict[str, int] = {}
 
 
 class Ledger:
@@ -42,11 +56,32 @@ class Ledger:
 
     def __init__(self) -> None:
         self._next_number = 0
-        self._open: dict[int, _Attempts] = {}
+        self._open: dict[int, Attempts] = {}
         self._in_hand: set[int] = set()
         self._closed: Counter[Disposition] = Counter()
         self._deliveries: Counter[Delivery] = Counter()
         self._retried: Counter[str] = Counter()
+
+    @classmethod
+    def of(cls, state: LedgerState) -> "Ledger":
+        """The ledger that had this state; nothing is in hand."""
+        ledger = cls()
+        ledger._next_number = state.next_number
+        ledger._open = dict(state.open)
+        ledger._closed = Counter(state.closed)
+        ledger._deliveries = Counter(state.deliveries)
+        ledger._retried = Counter(state.retried)
+        return ledger
+
+    def state(self) -> LedgerState:
+        """All of it but what is in hand, which is open like the rest."""
+        return LedgerState(
+            next_number=self._next_number,
+            open=dict(self._open),
+            closed=dict(self._closed),
+            deliveries=dict(self._deliveries),
+            retried=dict(self._retried),
+        )
 
     @property
     def open(self) -> frozenset[int]:
@@ -62,7 +97,7 @@ class Ledger:
         """The next `num` numbers, open from now on."""
         numbers = range(self._next_number, self._next_number + num)
         self._next_number = numbers.stop
-        self._open.update((number, _Attempts()) for number in numbers)
+        self._open.update((number, Attempts()) for number in numbers)
         return numbers
 
     def attempt(self, number: int) -> int:
@@ -77,10 +112,10 @@ class Ledger:
     def retry(self, number: int, reason: str, *, strike: bool) -> int:
         """Count another attempt; returns the strikes against the number so far."""
         self._retried[reason] += 1
-        attempts = self._open[number]
-        attempts.num_attempts += 1
-        attempts.num_strikes += strike
-        return attempts.num_strikes
+        before = self._open[number]
+        after = Attempts(before.num_attempts + 1, before.num_strikes + strike)
+        self._open[number] = after
+        return after.num_strikes
 
     def close(self, dispositions: Mapping[int, Disposition]) -> None:
         """Give open numbers the state they keep."""

@@ -206,6 +206,18 @@ class WeightsSettings(Section):
     """Published versions whose bytes stay on disk; more while they are being downloaded."""
 
 
+class CheckpointSettings(Section):
+    every_steps: PositiveInt = 50
+    every_s: PositiveFloat = 600.0
+    """Seconds after which a checkpoint is due, however few the steps since the last one."""
+    keep: Annotated[int, Field(ge=2)] = 2
+    """Newest checkpoints that stay, with the step log from the oldest of them on."""
+    keep_all_steps: bool = False
+    """Keep the whole step log, so that every group of the run can be looked at and replayed."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """Free disk space below which no new prompts are issued."""
+
+
 class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -244,6 +256,7 @@ class Settings(Section):
     optim: OptimSettings = OptimSettings()
     queue: QueueSettings = QueueSettings()
     weights: WeightsSettings = WeightsSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
     server: ServerSettings = ServerSettings()
     devices: DevicesSettings = DevicesSettings()
     logging: LoggingSettings = LoggingSettings()
