@@ -356,3 +356,9 @@ def test_a_wrong_password_is_a_clear_error(redis_server):
 def test_a_url_that_is_none_is_a_clear_error():
     with pytest.raises(QueueMisconfigured, match="write it as redis://"):
         LearnerQueue("127.0.0.1:6379", "run", epoch=1)
+
+
+def test_a_password_that_makes_a_url_unreadable_is_not_repeated():
+    with pytest.raises(QueueMisconfigured, match="%2F for a slash") as raised:
+        LearnerQueue("redis://:half/other-half@127.0.0.1:6379", "run", epoch=1)
+    assert "half" not in str(raised.value)

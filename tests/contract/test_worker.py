@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from tests.learner_side import TOKEN, LearnerSide
 from tests.waiting import wait_until
@@ -28,6 +29,7 @@ class RunningWorker:
         token: str = TOKEN,
         code_folder: Path | None = None,
         max_num_seqs: int = 16,
+        metrics_port: int | None = None,
     ) -> None:
         self.leaving = threading.Event()
         self.error: Exception | None = None
@@ -40,6 +42,7 @@ class RunningWorker:
             num_threads=1,
             code_folder=code_folder,
             max_num_seqs=max_num_seqs,
+            metrics_port=metrics_port,
         )
         self._thread = threading.Thread(target=self._run, args=(settings,))
         self._thread.start()
@@ -98,6 +101,32 @@ def test_a_worker_with_a_url_and_a_token_completes_tasks(learner_side, start_wor
     worker.leaving.set()
     assert worker.join() is None
     assert learner_side.reports() == []
+
+
+def test_a_worker_answers_probes_from_before_it_joins(
+    tmp_path, redis_url, run_name, start_worker, caplog
+):
+    caplog.set_level("INFO", "volley.rollout.vitals")
+    with LearnerSide(tmp_path, redis_url, run_name) as side:
+        worker = start_worker(side.url, metrics_port=0)
+        (listening,) = wait_until(lambda: [r for r in caplog.records if hasattr(r, "url")])
+        status, body = ask(listening.url, "/readyz")
+        assert status == 503
+        assert "weights" in body
+        side.publish(0)
+        wait_until(lambda: ask(listening.url, "/readyz")[0] == 200)
+        side.issue(side.task(0))
+        side.collect(1)
+        wait_until(lambda: "volley_groups_completed_total 1.0" in ask(listening.url, "/metrics")[1])
+        assert "volley_weights_load_seconds_count 1.0" in ask(listening.url, "/metrics")[1]
+        worker.leaving.set()
+        assert worker.join() is None
+
+
+def ask(url: str, path: str) -> tuple[int, str]:
+    with urllib3.PoolManager(retries=False) as pool:
+        answer = pool.request("GET", url + path, headers={"Authorization": f"Bearer {TOKEN}"})
+        return answer.status, answer.data.decode()
 
 
 def test_two_workers_share_the_work_without_doing_it_twice(learner_side, start_worker):

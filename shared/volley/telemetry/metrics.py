@@ -1,11 +1,18 @@
-"""Every Prometheus name of Volley, made from a status report when it is scraped."""
+"""Every Prometheus name of Volley, made from a process's own counts when it is scraped."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
+from volley.schemas.groups import Version
 from volley.schemas.status import DeliveryCounts, LedgerCounts, StatusReport, WorkerReport
 
 
@@ -78,8 +85,65 @@ def _workers(workers: tuple[WorkerReport, ...], head_step: int) -> Iterator[Metr
     yield lag
 
 
-def expose(report: Callable[[], StatusReport]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class WorkerVitals:
+    """A worker at a glance; as it stands here, of one that has just started."""
+
+    version: Version | None = None
+    """Weights it samples from; None before the first load."""
+    redis_up: bool = False
+    num_groups: int = 0
+    """Completed since it started."""
+    num_tokens: int = 0
+    """Sampled since it started."""
+    num_leases: int = 0
+    num_loads: int = 0
+    """Versions loaded since it started, and how long that took in all."""
+    load_s: float = 0.0
+
+
+class VitalsCollector(Collector):
+    """A worker's metrics."""
+
+    def __init__(self, vitals: WorkerVitals) -> None:
+        self._vitals = vitals
+
+    def collect(self) -> Iterator[Metric]:
+        vitals = self._vitals
+        yield CounterMetricFamily(
+            "volley_groups_completed", "Groups the queue accepted", vitals.num_groups
+        )
+        yield CounterMetricFamily("volley_tokens_sampled", "Of completions", vitals.num_tokens)
+        yield GaugeMetricFamily("volley_leases_held", "Tasks in hand", vitals.num_leases)
+        yield GaugeMetricFamily(
+            "volley_redis_up", "1 while the worker reaches Redis", vitals.redis_up
+        )
+        yield SummaryMetricFamily(
+            "volley_weights_load_seconds",
+            "Pauses for a swap of weights",
+            count_value=vitals.num_loads,
+            sum_value=vitals.load_s,
+        )
+        if vitals.version is not None:
+            yield GaugeMetricFamily(
+                "volley_weights_epoch", "Of the weights sampled from", vitals.version.epoch
+            )
+            yield GaugeMetricFamily(
+                "volley_weights_step", "Of the weights sampled from", vitals.version.step
+            )
+
+
+def expose_status(report: Callable[[], StatusReport]) -> bytes:
     """The Prometheus text exposition of one report."""
+    return _expose(StatusCollector(report))
+
+
+def expose_vitals(vitals: WorkerVitals) -> bytes:
+    """The Prometheus text exposition of a worker."""
+    return _expose(VitalsCollector(vitals))
+
+
+def _expose(collector: Collector) -> bytes:
     registry = CollectorRegistry()
-    registry.register(StatusCollector(report))
+    registry.register(collector)
     return generate_latest(registry)

@@ -88,10 +88,12 @@ def connect(url: str) -> redis.Redis:
             retry=Retry(NoBackoff(), 0),
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
-    except ValueError as error:
+    except ValueError:
+        # Not in its words: they repeat parts of the address, of a password with a slash for one.
         raise QueueMisconfigured(
-            f"queue.redis_url: {error}: write it as redis://[:password@]host:port/0"
-        ) from error
+            "queue.redis_url is no address of a Redis: write it as redis://[:password@]host:port/0,"
+            " with %2F for a slash in the password, and so on"
+        ) from None
 
 
 class RedisClient:

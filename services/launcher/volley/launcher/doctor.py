@@ -33,7 +33,14 @@ from volley.launcher.doctor_redis import binary_finding, server_findings
 from volley.launcher.findings import Finding, Level, bad, ok, show, show_json, warn, worst
 from volley.launcher.run import engine_of
 from volley.launcher.sizing import disk_bytes
-from volley.learner.settings import ModelSettings, RunSettings, Settings, load_settings
+from volley.learner.redis_url import read_redis_url
+from volley.learner.settings import (
+    ModelSettings,
+    QueueSettings,
+    RunSettings,
+    Settings,
+    load_settings,
+)
 from volley.telemetry.stops import ExitCode
 
 
@@ -79,7 +86,7 @@ def _libraries(probe: Probe, settings: Settings | None) -> Iterator[Finding]:
 
 
 def _redis(settings: Settings | None) -> Iterator[Finding]:
-    url = os.environ.get("VOLLEY_REDIS_URL") or (settings.queue.redis_url if settings else None)
+    url = read_redis_url(settings.queue if settings else QueueSettings())
     yield binary_finding(is_needed=not url)
     if url:
         yield from server_findings(url)

@@ -13,7 +13,6 @@ thread of its own.
 """
 
 import importlib.util
-import os
 import shutil
 import signal
 import sys
@@ -41,6 +40,7 @@ from volley.launcher.supervisor import (
     Supervisor,
     Told,
 )
+from volley.learner.redis_url import PASSWORD_FILE, read_redis_url
 from volley.learner.run_folder import new_run_folder
 from volley.learner.settings import Settings, load_settings
 from volley.learner.token import read_token
@@ -162,7 +162,7 @@ class Run:
     @contextmanager
     def _redis_url(self) -> Iterator[str]:
         """The given Redis, else one of the run's own for as long as it is needed."""
-        given = os.environ.get("VOLLEY_REDIS_URL") or self._plan.settings.queue.redis_url
+        given = read_redis_url(self._plan.settings.queue)
         if given:
             yield given
             return
@@ -180,7 +180,8 @@ class Run:
             "learner",
             [*LEARNER, str(plan.config), "--run-folder", str(plan.folder), *changes],
             plan.folder / "logs" / "learner.log",
-            self._environment() | {"VOLLEY_REDIS_URL": redis_url},
+            # The password is in the URL by now, and given twice it is refused.
+            self._environment() | {"VOLLEY_REDIS_URL": redis_url, PASSWORD_FILE: ""},
             speaks=True,
         )
 

@@ -1,11 +1,11 @@
 """`volley learner CONFIG.toml`: read the settings, set up logs, then load the rest and run."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from volley.learner.redis_url import read_redis_url
 from volley.learner.run_folder import RunFolder, new_run_folder
 from volley.learner.settings import Settings, load_settings
 from volley.learner.token import read_token
@@ -47,7 +47,7 @@ def learner(
 
 
 def _redis_url(settings: Settings) -> str:
-    redis_url = os.environ.get("VOLLEY_REDIS_URL") or settings.queue.redis_url
+    redis_url = read_redis_url(settings.queue)
     if redis_url is None:
         raise Stop(
             ExitCode.CONFIG,

@@ -26,7 +26,7 @@ from volley.learner.weight_store import WeightStore
 from volley.schemas.manifest import Manifest
 from volley.schemas.run_spec import RunSpec
 from volley.schemas.status import StatusReport
-from volley.telemetry.metrics import expose
+from volley.telemetry.metrics import expose_status
 from volley.telemetry.stops import ExitCode, Stop
 
 MAX_WAIT_S = 60.0
@@ -97,7 +97,7 @@ def _routes_for_people(store: WeightStore, report: Callable[[], StatusReport]) -
 
     @router.get("/metrics")
     def metrics() -> Response:
-        return Response(expose(report), media_type="text/plain; version=0.0.4")
+        return Response(expose_status(report), media_type="text/plain; version=0.0.4")
 
     @router.get("/v1/status")
     def status() -> Response:

@@ -21,7 +21,12 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 # Read by the processes themselves, never part of the TOML.
-PROCESS_VARIABLES = ("VOLLEY_TOKEN", "VOLLEY_TOKEN_FILE", "VOLLEY_REDIS_URL")
+PROCESS_VARIABLES = (
+    "VOLLEY_TOKEN",
+    "VOLLEY_TOKEN_FILE",
+    "VOLLEY_REDIS_URL",
+    "VOLLEY_REDIS_PASSWORD_FILE",
+)
 
 Tree = dict[str, object]
 

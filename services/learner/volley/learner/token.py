@@ -4,15 +4,15 @@ import ipaddress
 import os
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
 
+from volley.learner.secret_file import read_secret_file
 from volley.learner.settings import ServerSettings
 from volley.telemetry.stops import ExitCode, Stop
 
 
 def read_token(server: ServerSettings, environment: Mapping[str, str] = os.environ) -> str:
     """VOLLEY_TOKEN, else the content of VOLLEY_TOKEN_FILE, else a random one on loopback only."""
-    given = environment.get("VOLLEY_TOKEN") or _from_file(environment.get("VOLLEY_TOKEN_FILE"))
+    given = environment.get("VOLLEY_TOKEN") or read_secret_file("VOLLEY_TOKEN_FILE", environment)
     if given:
         return given
     if not _is_loopback(server.host):
@@ -22,18 +22,6 @@ def read_token(server: ServerSettings, environment: Mapping[str, str] = os.envir
             "VOLLEY_TOKEN_FILE) to a secret of your own, for the workers to know as well",
         )
     return secrets.token_urlsafe(32)
-
-
-def _from_file(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        token = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Stop(ExitCode.CONFIG, f"VOLLEY_TOKEN_FILE: cannot read {path}: {error}") from error
-    if not token:
-        raise Stop(ExitCode.CONFIG, f"VOLLEY_TOKEN_FILE: {path} is empty: write a token into it")
-    return token
 
 
 def _is_loopback(host: str) -> bool:

@@ -52,6 +52,16 @@ Redis = Annotated[
 Code = Annotated[
     Path | None, typer.Option(help="Folder with the run's reward code.", show_default=False)
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Answer /healthz, /readyz and, with the token, /metrics there; 0: on a free port.",
+        show_default=False,
+    ),
+]
+MetricsHost = Annotated[str, typer.Option(help="The address that --metrics-port is on.")]
 
 VLLM = "Only with --engine vllm"
 TensorParallelSize = Annotated[
@@ -106,6 +116,8 @@ def rollout(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the engine.")] = 1,
     code: Code = None,
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Sequences sampled at once.")] = 256,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     log_format: Annotated[LogFormat, typer.Option()] = LogFormat.JSON,
     log_level: Annotated[LogLevel, typer.Option()] = LogLevel.INFO,
     tensor_parallel_size: TensorParallelSize = 1,
@@ -141,6 +153,8 @@ def rollout(
                 num_threads=threads,
                 code_folder=code,
                 max_num_seqs=max_num_seqs,
+                metrics_host=metrics_host,
+                metrics_port=metrics_port,
                 vllm=check_vllm_settings(engine, vllm),
             )
         )

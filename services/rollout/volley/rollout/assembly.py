@@ -4,6 +4,9 @@ import importlib.util
 import logging
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,10 +30,12 @@ from volley.rollout.rewards import load_rewards
 from volley.rollout.scoring import Scoring
 from volley.rollout.settings import EngineName, WorkerSettings, redis_address
 from volley.rollout.tokenizer import Tokenizer
+from volley.rollout.vitals import VitalsServer
 from volley.rollout.vllm_environment import set_process_variables
 from volley.rollout.weight_sync import WeightSync
 from volley.rollout.worker import Worker
 from volley.schemas.run_spec import ModelFile, RunSpec
+from volley.telemetry.metrics import WorkerVitals
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.learner_client import (
     CorruptBlob,
@@ -51,6 +56,25 @@ CLOSE_S = 1.0
 def run_worker(settings: WorkerSettings, leaving: threading.Event) -> None:
     """Join the learner's run and work until `leaving` is set or the run is over."""
     torch.set_num_threads(settings.num_threads)
+    with _answering_probes(settings) as vitals:
+        _join_and_work(settings, vitals, leaving)
+
+
+@contextmanager
+def _answering_probes(settings: WorkerSettings) -> Iterator[VitalsServer | None]:
+    if settings.metrics_port is None:
+        yield None
+        return
+    server = VitalsServer(settings.metrics_host, settings.metrics_port, settings.token)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _join_and_work(
+    settings: WorkerSettings, vitals: VitalsServer | None, leaving: threading.Event
+) -> None:
     client = LearnerClient(settings.learner_url, settings.token)
     with TemporaryDirectory(prefix="volley-model-") as folder:
         spec = _join(client, Path(folder), leaving)
@@ -60,7 +84,7 @@ def run_worker(settings: WorkerSettings, leaving: threading.Event) -> None:
         engine = _make_engine(settings, spec, Path(folder))
         tokenizer = Tokenizer(Path(folder))
     try:
-        _work(settings, spec, client, engine, tokenizer, leaving)
+        _work(settings, spec, client, engine, tokenizer, vitals, leaving)
     except (InvalidWeights, LoadFailed, QueueMisconfigured) as error:
         raise Stop(ExitCode.ENVIRONMENT, str(error)) from error
     finally:
@@ -118,6 +142,7 @@ def _work(
     client: LearnerClient,
     engine: Engine,
     tokenizer: Tokenizer,
+    vitals: VitalsServer | None,
     leaving: threading.Event,
 ) -> None:
     name = uuid.uuid4().hex
@@ -132,6 +157,8 @@ def _work(
     heartbeat = Heartbeat(
         queue, leases, name, settings.engine, device, lambda: worker.serving, spec.lease_s, outage
     )
+    if vitals is not None:
+        vitals.watch(partial(_look_at, worker, leases, outage))
     logger.info(
         "joined the run",
         extra={"run": spec.run, "worker": name, "engine": settings.engine, "device": device},
@@ -196,6 +223,18 @@ def _code_folder(settings: WorkerSettings, spec: RunSpec) -> Path:
         return settings.code_folder
     hint = Path(spec.code_folder)
     return hint if spec.code_folder and hint.is_dir() else Path.cwd()
+
+
+def _look_at(worker: Worker, leases: Leases, redis_outage: Outage) -> WorkerVitals:
+    return WorkerVitals(
+        version=worker.serving.version if worker.serving else None,
+        redis_up=redis_outage.is_up,
+        num_groups=leases.num_groups,
+        num_tokens=leases.num_tokens,
+        num_leases=len(leases.held()),
+        num_loads=worker.num_loads,
+        load_s=worker.load_s,
+    )
 
 
 def _forget(queue: WorkerQueue) -> None:

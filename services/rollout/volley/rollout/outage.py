@@ -14,6 +14,7 @@ class Outage:
         self._what = what
         self._lock = threading.Lock()
         self._since: float | None = None
+        self._has_worked = False
 
     def failed(self, reason: object) -> None:
         """It did not answer."""
@@ -23,9 +24,15 @@ class Outage:
             self._since = time.monotonic()
         logger.warning("waiting for %s: %s", self._what, reason)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it answered when it was asked last; False before that."""
+        return self._has_worked and self._since is None
+
     def worked(self) -> None:
         """It answered."""
         with self._lock:
+            self._has_worked = True
             if self._since is None:
                 return
             duration_s, self._since = time.monotonic() - self._since, None

@@ -56,6 +56,9 @@ class WorkerSettings:
     """Where reward modules lie; None for the learner's hint, else the current folder."""
     max_num_seqs: int
     """Most sequences sampled at once."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    """Where probes and Prometheus are answered: None for nowhere, 0 for a free port."""
     vllm: VllmSettings = VllmSettings()
 
 

@@ -88,6 +88,8 @@ class Worker:
         self._intake = intake
         self._leaving = leaving
         self._serving: Manifest | None = None
+        self._num_loads = 0
+        self._load_s = 0.0
         self._early: dict[str, LeasedTask] = {}
         """Leased, but they ask for newer weights than those that serve."""
         self._sampling: dict[str, LeasedTask] = {}
@@ -96,6 +98,16 @@ class Worker:
     def serving(self) -> Manifest | None:
         """The weights that are being sampled from."""
         return self._serving
+
+    @property
+    def num_loads(self) -> int:
+        """Versions loaded since the start."""
+        return self._num_loads
+
+    @property
+    def load_s(self) -> float:
+        """How long that took in all, while nothing was sampled."""
+        return self._load_s
 
     def run(self) -> None:
         """Work; returns when everything in hand is delivered or handed back."""
@@ -117,12 +129,15 @@ class Worker:
                 return
             started = time.monotonic()
             self._load(newest)
+            duration_s = time.monotonic() - started
             self._serving = newest.manifest
+        self._num_loads += 1
+        self._load_s += duration_s
         logger.info(
             "swapped weights",
             extra={
                 "version": str(self._serving.version),
-                "duration_s": round(time.monotonic() - started, 3),
+                "duration_s": round(duration_s, 3),
                 "num_running": len(self._sampling),
             },
         )
