@@ -26,6 +26,7 @@ PROCESS_VARIABLES = (
     "VOLLEY_TOKEN_FILE",
     "VOLLEY_REDIS_URL",
     "VOLLEY_REDIS_PASSWORD_FILE",
+    "VOLLEY_FAILPOINT",
 )
 
 Tree = dict[str, object]
