@@ -34,6 +34,7 @@ from volley.schemas.groups import (
     pack_logprobs,
     pack_token_ids,
 )
+from volley.telemetry.failpoints import reach
 from volley.transport.redis_stream import Lease, QueueError, WorkerQueue
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class Scoring:
                 scores_G = reward.score(task.prompt, texts, task.columns)
                 rewards_G = [(*scores, x) for scores, x in zip(rewards_G, scores_G, strict=True)]
                 self._leases.advance_reward(leased.id)
+                reach("mid-reward", task.number)
         except RewardFailed as error:
             return failure_of(task, self._worker, FailureReason.REWARD, str(error))
         return Group(
@@ -137,6 +139,7 @@ class Scoring:
             accepted = retrying(self._results.complete, lease, body)
         except RetryError:
             return
+        reach("after-complete", lease.number)
         self._redis_outage.worked()
         self._leases.release(lease.task_id, completed=accepted and isinstance(result, Group))
         fields = {"number": lease.number, "accepted": accepted}

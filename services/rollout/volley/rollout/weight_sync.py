@@ -29,6 +29,7 @@ from volley.rollout.model_tensors import tensors_in
 from volley.rollout.outage import Outage
 from volley.schemas.groups import Version
 from volley.schemas.manifest import Manifest
+from volley.telemetry.failpoints import reach
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.learner_client import (
     CorruptBlob,
@@ -177,6 +178,7 @@ class WeightSync:
         num_bytes = manifest.anchor.num_bytes
         content = spare if len(spare) == num_bytes else bytearray(num_bytes)
         self._client.fetch_blob(manifest.anchor, content)
+        reach("mid-download")
         root = root_of(content)
         if root != manifest.root:
             raise InvalidTensors(

@@ -37,6 +37,7 @@ from volley.schemas.codec import encode
 from volley.schemas.groups import FailureReason
 from volley.schemas.manifest import Manifest
 from volley.schemas.run_spec import RunSpec
+from volley.telemetry.failpoints import reach
 from volley.transport.redis_stream import QueueError, WorkerQueue
 
 logger = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ class Worker:
                 return
             started = time.monotonic()
             self._load(newest)
+            reach("mid-swap")
             duration_s = time.monotonic() - started
             self._serving = newest.manifest
         self._num_loads += 1
@@ -203,6 +205,7 @@ class Worker:
             self._scoring.close(DRAIN_S)
             raise
         self._leases.advance(result.num_tokens)
+        reach("mid-generation")
         for group in result.finished:
             self._scoring.submit(self._sampling.pop(group.request_id), group.samples)
 
