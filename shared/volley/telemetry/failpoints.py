@@ -13,7 +13,7 @@ import os
 import random
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
@@ -55,15 +55,15 @@ _FORM = re.compile(
 class Trigger:
     """When to die, and how."""
 
-    is_hit: Callable[[str, int | None], bool]
-    """Of a failpoint's name and the prompt number it is reached for, once each time."""
+    is_hit: Callable[[str, Collection[int]], bool]
+    """Of a failpoint's name and the prompt numbers it is reached for, once each time."""
     signal: signal.Signals
 
 
-def reach(name: Failpoint, number: int | None = None) -> None:
-    """Die here, if the environment says so; `number` is the prompt's that is worked on."""
+def reach(name: Failpoint, *numbers: int) -> None:
+    """Die here, if the environment says so; `numbers` are the prompts' that are worked on."""
     trigger = _trigger()
-    if trigger is not None and trigger.is_hit(name, number):
+    if trigger is not None and trigger.is_hit(name, numbers):
         os.kill(os.getpid(), trigger.signal)
 
 
@@ -85,18 +85,18 @@ def parse_trigger(text: str) -> Trigger:
     return Trigger(_condition(match), number)
 
 
-def _condition(match: re.Match[str]) -> Callable[[str, int | None], bool]:
+def _condition(match: re.Match[str]) -> Callable[[str, Collection[int]], bool]:
     target = match["name"]
     if match["number"]:
         chosen = int(match["number"])
-        return lambda name, number: name == target and number == chosen
+        return lambda name, numbers: name == target and chosen in numbers
     if match["count"]:
         count = int(match["count"])
         # Its next() is one step for Python, so threads that reach the point share it as it is.
         counter = itertools.count(1)
-        return lambda name, number: name == target and next(counter) == count
+        return lambda name, numbers: name == target and next(counter) == count
     probability, dice = float(match["probability"]), random.Random(int(match["seed"]))
-    return lambda name, number: dice.random() < probability
+    return lambda name, numbers: dice.random() < probability
 
 
 def _refusal(text: str, reason: str) -> Stop:

@@ -16,7 +16,7 @@ for step in range(1, 6):
     print("collected", step, flush=True)
     reach("after-collect")
     print("logged", step, flush=True)
-    reach("after-log", number=step)
+    reach("after-log", step)
 """
 
 STOPPING = f"""
