@@ -86,7 +86,7 @@ class LearnerSide:
     def publish(self, step: int) -> Manifest:
         """Slightly other weights for every step."""
         with torch.no_grad():
-            for parameter in self.policy.parameters():
+            for parameter in self.policy.parameters().values():
                 parameter.mul_(1 + 0.01 * step)
         return self.store.publish(self.policy.published_tensors(), Version(1, step))
 

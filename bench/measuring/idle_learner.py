@@ -24,7 +24,7 @@ class IdleUpdate(Update):
 
     def step(self, groups: Sequence[Group], head: Version) -> StepResult:
         with torch.no_grad():
-            for parameter in self._policy.parameters():
+            for parameter in self._policy.parameters().values():
                 parameter.mul_(NUDGE if head.step % 2 else 1 / NUDGE)
         dispositions = {group.number: Disposition.TRAINED for group in groups}
         return StepResult(applied=True, dispositions=dispositions, metrics={"reward_mean": None})

@@ -59,7 +59,7 @@ def test_the_bytes_per_parameter_are_those_that_the_optimiser_holds(
     name: Dtype, dtype: torch.dtype
 ):
     parameter = Parameter(torch.ones(64, 64, dtype=dtype))
-    masters = Masters([parameter], AdamWRules(0.9, 0.95, 1e-8, 0.0, 1.0))
+    masters = Masters({"a": parameter}, AdamWRules(0.9, 0.95, 1e-8, 0.0, 1.0))
     parameter.grad = torch.ones_like(parameter)
     masters.add_gradients()
     masters.step(1e-3)

@@ -7,13 +7,12 @@ import msgspec
 import pytest
 import torch
 
-from tests.builders import RUN
+from tests.checkpoints import make_state
 from tests.full_disk import full_disk
-from volley.learner.checkpoint import START, Checkpoints, CheckpointState
-from volley.learner.ledger import Attempts, Disposition, LedgerState
+from volley.learner.checkpoint import START, Checkpoints
 from volley.learner.sealed import read_sealed, write_sealed
 from volley.learner.step_log import Place
-from volley.schemas.groups import SCHEMA_VERSION, Version
+from volley.schemas.groups import SCHEMA_VERSION
 from volley.telemetry.failpoints import VARIABLE
 from volley.telemetry.stops import Stop
 
@@ -26,22 +25,6 @@ from volley.learner.checkpoint import Checkpoints, CheckpointState
 state = msgspec.json.decode(sys.argv[2], type=CheckpointState)
 Checkpoints(Path(sys.argv[1]), keep=2).save(state, {"a": torch.ones(2)})
 """
-
-
-def state(step: int, attempt: int = 0, epoch: int = 1) -> CheckpointState:
-    return CheckpointState(
-        schema_version=SCHEMA_VERSION,
-        run=RUN,
-        version=Version(epoch, step),
-        place=Place(step + 1, attempt),
-        root="f00d",
-        ledger=LedgerState(next_number=3, open={2: Attempts(1, 1)}),
-        closed={1: Disposition.SKIPPED},
-        config_hash="c",
-        num_samples=24,
-        num_tokens=240,
-        rng_state=torch.get_rng_state().numpy().tobytes(),
-    )
 
 
 def tensors(value: float = 0.5) -> dict[str, torch.Tensor]:
@@ -72,7 +55,7 @@ def steps(checkpoints: Checkpoints) -> list[int]:
 
 
 def test_a_checkpoint_comes_back(tmp_path):
-    saved = state(100)
+    saved = make_state(100)
     path = Checkpoints(tmp_path, keep=2).save(saved, tensors())
     (checkpoint,) = Checkpoints(tmp_path, keep=2).valid()
     assert checkpoint.path == path
@@ -85,7 +68,7 @@ def test_a_checkpoint_comes_back(tmp_path):
 
 def test_random_numbers_go_on_where_they_were(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(state(1), {})
+    checkpoints.save(make_state(1), {})
     expected = torch.rand(4)
     rng_state = next(checkpoints.valid()).state.rng_state
     torch.set_rng_state(torch.frombuffer(bytearray(rng_state), dtype=torch.uint8))
@@ -94,15 +77,15 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
 
 def test_the_newest_is_the_one_saved_last_even_of_an_earlier_step(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(state(100), {})
-    checkpoints.save(state(60, epoch=2), {})
+    checkpoints.save(make_state(100), {})
+    checkpoints.save(make_state(60, epoch=2), {})
     assert steps(checkpoints) == [60, 100]
 
 
 def test_the_same_step_saved_again_stands_beside_the_first(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(state(5), tensors())
-    checkpoints.save(state(5, attempt=1), tensors())
+    checkpoints.save(make_state(5), tensors())
+    checkpoints.save(make_state(5, attempt=1), tensors())
     assert [one.state.place for one in checkpoints.valid()] == [Place(6, 1), Place(6, 0)]
 
 
@@ -110,8 +93,8 @@ def test_the_same_step_saved_again_stands_beside_the_first(tmp_path):
 @pytest.mark.parametrize("damage", [flip_a_bit, cut_a_byte, append_a_byte, delete])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, caplog, damage, name):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(state(1), tensors())
-    newest = checkpoints.save(state(2), tensors())
+    checkpoints.save(make_state(1), tensors())
+    newest = checkpoints.save(make_state(2), tensors())
     damage(newest / name)
     assert steps(Checkpoints(tmp_path, keep=2)) == [1]
     (record,) = caplog.records
@@ -122,7 +105,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, cap
 
 def test_a_checkpoint_of_another_schema_is_not_skipped_as_damaged(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    manifest = checkpoints.save(state(1), {}) / "manifest"
+    manifest = checkpoints.save(make_state(1), {}) / "manifest"
     content = msgspec.json.decode(read_sealed(manifest))
     manifest.unlink()
     write_sealed(manifest, msgspec.json.encode(content | {"schema_version": SCHEMA_VERSION + 1}))
@@ -133,36 +116,36 @@ def test_a_checkpoint_of_another_schema_is_not_skipped_as_damaged(tmp_path):
 def test_the_newest_are_kept_and_the_log_from_the_oldest_of_them_on(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
-        checkpoints.save(state(step), {})
+        checkpoints.save(make_state(step), {})
     assert checkpoints.prune() == Place(3, 0)
     assert steps(checkpoints) == [3, 2]
 
 
 def test_one_checkpoint_alone_makes_no_log_needless(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(state(1), {})
+    checkpoints.save(make_state(1), {})
     assert checkpoints.prune() == START
 
 
 def test_only_those_known_to_be_whole_count_as_kept(tmp_path):
     earlier = Checkpoints(tmp_path, keep=2)
-    earlier.save(state(1), tensors())
-    flip_a_bit(earlier.save(state(2), tensors()) / "state.safetensors")
+    earlier.save(make_state(1), tensors())
+    flip_a_bit(earlier.save(make_state(2), tensors()) / "state.safetensors")
     checkpoints = Checkpoints(tmp_path, keep=2)
     assert steps(checkpoints) == [1]
-    checkpoints.save(state(3), {})
+    checkpoints.save(make_state(3), {})
     assert checkpoints.prune() == Place(2, 0)
     assert steps(checkpoints) == [3, 1]
-    checkpoints.save(state(4), {})
+    checkpoints.save(make_state(4), {})
     assert checkpoints.prune() == Place(4, 0)
     assert len(list(tmp_path.iterdir())) == 2, "the damaged one goes with those before it"
 
 
 def test_a_full_disk_leaves_the_checkpoints_that_there_are(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    path = checkpoints.save(state(1), tensors())
+    path = checkpoints.save(make_state(1), tensors())
     with full_disk(max_file_bytes=20_000), pytest.raises(OSError, match="File too large"):
-        checkpoints.save(state(2), {"a": torch.ones(10_000)})
+        checkpoints.save(make_state(2), {"a": torch.ones(10_000)})
     assert list(tmp_path.iterdir()) == [path]
     assert steps(checkpoints) == [1]
 
@@ -176,9 +159,9 @@ def test_a_full_disk_leaves_the_checkpoints_that_there_are(tmp_path):
     ],
 )
 def test_a_kill_leaves_a_whole_checkpoint_or_none(tmp_path, failpoint, expected):
-    Checkpoints(tmp_path, keep=2).save(state(1), tensors())
+    Checkpoints(tmp_path, keep=2).save(make_state(1), tensors())
     saved = subprocess.run(
-        [sys.executable, "-c", SAVE, str(tmp_path), msgspec.json.encode(state(2))],
+        [sys.executable, "-c", SAVE, str(tmp_path), msgspec.json.encode(make_state(2))],
         env={**os.environ, VARIABLE: f"{failpoint}@1"},
     )
     assert saved.returncode == -signal.SIGKILL
@@ -186,5 +169,5 @@ def test_a_kill_leaves_a_whole_checkpoint_or_none(tmp_path, failpoint, expected)
     assert steps(checkpoints) == expected
     checkpoints.remove_leftovers()
     assert len(list(tmp_path.iterdir())) == len(expected)
-    checkpoints.save(state(2), tensors())
+    checkpoints.save(make_state(2), tensors())
     assert steps(checkpoints) == [2, *expected]

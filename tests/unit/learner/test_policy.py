@@ -94,8 +94,8 @@ def gradients(policy: Policy, token_budget: int, loss_type: str) -> tuple[int, T
         compute_loss(
             TokenLogProbs(now, sampler_BT), batch.advantages_B, batch.mask_BT, rules, normaliser
         ).loss.backward()
-    grads = [one.grad.flatten() for one in policy.parameters() if one.grad is not None]
-    for parameter in policy.parameters():
+    grads = [one.grad.flatten() for one in policy.parameters().values() if one.grad is not None]
+    for parameter in policy.parameters().values():
         parameter.grad = None
     return len(batches), torch.cat(grads)
 

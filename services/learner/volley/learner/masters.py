@@ -5,10 +5,11 @@ a bfloat16 one has a float32 copy beside it, since most updates are smaller than
 step and would be rounded away. Gradients add up in float32 for the same reason.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 
@@ -23,27 +24,49 @@ class AdamWRules:
 
 
 class Masters:
-    """Masters, gradients and optimiser state of one model."""
+    """Masters, gradients and optimiser state of one model; its parameters by name."""
 
-    def __init__(self, parameters: Iterable[Parameter], rules: AdamWRules) -> None:
-        self._pairs = [(parameter, _master_of(parameter)) for parameter in parameters]
-        self._max_grad_norm = rules.max_grad_norm
-        matrices = [master for _, master in self._pairs if master.dim() >= 2]
-        others = [master for _, master in self._pairs if master.dim() < 2]
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": rules.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            betas=(rules.beta1, rules.beta2),
-            eps=rules.epsilon,
-            fused=True,
-        )
+    def __init__(self, parameters: Mapping[str, Parameter], rules: AdamWRules) -> None:
+        self._names = tuple(parameters)
+        self._pairs = [(parameter, _master_of(parameter)) for parameter in parameters.values()]
+        matrices = [master for master in self.masters if master.dim() >= 2]
+        others = [master for master in self.masters if master.dim() < 2]
+        self._optimizer = torch.optim.AdamW([{"params": matrices}, {"params": others}], fused=True)
+        for master in self.masters:
+            self._optimizer.state[master] = _first_state_of(master)
+        self.adopt(rules)
 
     @property
     def masters(self) -> list[Parameter]:
         """In the order of the parameters."""
         return [master for _, master in self._pairs]
+
+    def adopt(self, rules: AdamWRules) -> None:
+        """Take the next steps under these rules."""
+        self._max_grad_norm = rules.max_grad_norm
+        matrices, others = self._optimizer.param_groups
+        for group, weight_decay in ((matrices, rules.weight_decay), (others, 0.0)):
+            group["betas"] = (rules.beta1, rules.beta2)
+            group["eps"] = rules.epsilon
+            group["weight_decay"] = weight_decay
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Masters and optimiser state themselves, not copies, by name."""
+        return {
+            f"{kind}.{name}": tensor.detach()
+            for name, master in zip(self._names, self.masters, strict=True)
+            for kind, tensor in {"master": master, **self._optimizer.state[master]}.items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Be as the masters were that gave these tensors; raises ValueError if they do not fit."""
+        own = self.tensors()
+        differing = list(_differences(own, tensors))
+        if differing:
+            raise ValueError(f"{differing[0]} (tensors that do not fit: {len(differing)})")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+        self._cast()
 
     def add_gradients(self) -> None:
         """Take over what a backward left on the parameters; call after each one."""
@@ -53,7 +76,7 @@ class Masters:
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
                 parameter.grad = None
 
-    def clip_gradients(self) -> torch.Tensor:
+    def clip_gradients(self) -> Tensor:
         """Scale the gradients down to max_grad_norm together; returns the norm before."""
         return torch.nn.utils.clip_grad_norm_(self.masters, self._max_grad_norm)
 
@@ -63,17 +86,44 @@ class Masters:
             group["lr"] = learning_rate
         self._optimizer.step()
         self.drop_gradients()
-        with torch.no_grad():
-            for parameter, master in self._pairs:
-                if master is not parameter:
-                    parameter.copy_(master)
+        self._cast()
 
     def drop_gradients(self) -> None:
         """Forget the gradients at hand."""
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _cast(self) -> None:
+        """Let the parameters follow their masters."""
+        with torch.no_grad():
+            for parameter, master in self._pairs:
+                if master is not parameter:
+                    parameter.copy_(master)
 
 
 def _master_of(parameter: Parameter) -> Parameter:
     if parameter.dtype is torch.float32:
         return parameter
     return Parameter(parameter.detach().float())
+
+
+def _first_state_of(master: Parameter) -> dict[str, Tensor]:
+    """What AdamW would make at its first step; made at once, so that it has a name before."""
+    return {
+        "step": torch.zeros((), device=master.device),
+        "exp_avg": torch.zeros_like(master),
+        "exp_avg_sq": torch.zeros_like(master),
+    }
+
+
+def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
+    """A phrase for each tensor that is not in both, or not alike."""
+    for name in sorted(own.keys() | given.keys()):
+        here, there = _describe(own.get(name)), _describe(given.get(name))
+        if here != there:
+            yield f"{name}: {there} instead of {here}"
+
+
+def _describe(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "absent"
+    return f"{tensor.dtype} of shape {list(tensor.shape)}".removeprefix("torch.")

@@ -6,7 +6,7 @@ Axes: B sequences, L tokens, T the last columns of L that cover every completion
 import copy
 import inspect
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -56,9 +56,9 @@ class Policy:
         config = self._model.config.get_text_config()
         return getattr(config, "max_position_embeddings", None) or UNLIMITED_CONTEXT_LENGTH
 
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """All parameters, tied ones once."""
-        return self._model.parameters()
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """All parameters by name, tied ones once."""
+        return dict(self._model.named_parameters())
 
     def stop_token_ids(self, extra: Sequence[int] = ()) -> tuple[int, ...]:
         """Every id that ends a completion, sorted: the model's, the tokenizer's and `extra`."""
