@@ -224,6 +224,28 @@ class CheckpointSettings(Section):
     """Free disk space below which no new prompts are issued."""
 
 
+AlarmName = Literal["kl", "entropy", "ratio", "no_signal", "reward"]
+
+
+class AlarmsSettings(Section):
+    """What a run that goes wrong looks like; a limit of 0 turns its alarm off."""
+
+    patience: PositiveInt = 10
+    """Steps in a row that are over a limit before its alarm is raised, and raised again."""
+    max_kl: Annotated[float, Field(ge=0)] = 0.2
+    """Nats per token between the learner's policy and the one that sampled."""
+    min_entropy_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Of the first step's entropy."""
+    max_ratio: Annotated[float, Field(ge=0)] = 100.0
+    """Greatest ratio of any token in a step."""
+    max_no_signal_share: Annotated[float, Field(ge=0, lt=1)] = 0.97
+    """Share of a step's groups whose rewards are all equal."""
+    max_reward_drop: Annotated[float, Field(ge=0)] = 0.5
+    """Share of its best value that the reward, averaged over 20 steps, may lose."""
+    stop_on: tuple[AlarmName, ...] = ("kl",)
+    """Alarms that stop the run: kl, entropy, ratio, no_signal, reward; the others only warn."""
+
+
 class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -263,6 +285,7 @@ class Settings(Section):
     queue: QueueSettings = QueueSettings()
     weights: WeightsSettings = WeightsSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    alarms: AlarmsSettings = AlarmsSettings()
     server: ServerSettings = ServerSettings()
     devices: DevicesSettings = DevicesSettings()
     logging: LoggingSettings = LoggingSettings()
