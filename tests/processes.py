@@ -78,7 +78,7 @@ def running(
 ) -> Iterator[Running]:
     """`python -m module`, killed at the end if it still runs."""
     with (
-        log.open("w") as stderr,
+        log.open("a") as stderr,
         subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdout=subprocess.PIPE,
@@ -96,14 +96,14 @@ def running(
 
 @contextmanager
 def learner(
-    config: Path, redis_url: str, *arguments: str
+    config: Path, redis_url: str, *arguments: str, failpoint: str = ""
 ) -> Iterator[tuple[Running, LearnerClient, Path]]:
     """A learner that listens: the process, a client for it, and its run folder."""
     folder = config.parent / "run"
     with running(
         "volley.learner", str(config), "--run-folder", str(folder), *arguments,
         log=config.parent / "learner.log",
-        environment={"VOLLEY_REDIS_URL": redis_url},
+        environment={"VOLLEY_REDIS_URL": redis_url, "VOLLEY_FAILPOINT": failpoint},
     ) as process:  # fmt: skip
         assert process.process.stdout is not None
         line = process.process.stdout.readline()

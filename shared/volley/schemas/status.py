@@ -32,6 +32,8 @@ class WorkerReport(Struct, frozen=True):
 
 class LearnerState(StrEnum):
     STARTING = "starting"
+    REPLAYING = "replaying"
+    """Logged steps are taken again after a restart."""
     WAITING = "waiting"
     TRAINING = "training"
     PUBLISHING = "publishing"
@@ -95,3 +97,7 @@ class StatusReport(Struct, frozen=True):
     """Of the last step, as in metrics.jsonl; empty before it."""
     sample: str | None
     """One trajectory of the last step, prompt and completion, for the eye."""
+    disk: str = "ok"
+    """Of the run folder: `ok`, or `degraded: ` and the reason."""
+    replay: str | None = None
+    """How far the replay is, while it lasts."""

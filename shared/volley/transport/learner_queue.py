@@ -74,6 +74,27 @@ class LearnerQueue:
         # collect moves the cursor, reconcile puts it back: never both at once.
         self._reading = threading.Lock()
 
+    @classmethod
+    def claim(cls, url: str, run: str, known: int) -> "LearnerQueue":
+        """The queue under an epoch above `known` and above all that Redis has seen of this run.
+
+        Who acts under an older one is fenced from now on.
+        """
+        queue = cls(url, run, known)
+        try:
+            queue._epoch = queue._redis.run(
+                "claim", keys=[run_key(run, "epoch")], args=[known], answer=int
+            )
+        except BaseException:
+            queue.close()
+            raise
+        return queue
+
+    @property
+    def epoch(self) -> int:
+        """Under which this learner acts."""
+        return self._epoch
+
     def reconcile(self, wanted: Collection[int]) -> frozenset[int]:
         """The numbers of `wanted` that Redis still has; all others are removed from it.
 

@@ -18,7 +18,7 @@ unless it says so:
                               pending entry is its progress
     results          stream   fields n, task, body                                 workers; the
                                                                                    learner deletes
-    epoch            string   highest epoch of a learner that reconciled           learner
+    epoch            string   highest epoch that a learner has claimed             learner
     incarnation      string   random marker of the last reconcile and the run id   learner
                               of the Redis process that took it
     deliveries       hash     `duplicate` -> results that came too late or twice   workers

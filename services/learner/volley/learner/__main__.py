@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from volley.learner.redis_url import read_redis_url
-from volley.learner.run_folder import RunFolder, new_run_folder
+from volley.learner.run_folder import RunFolder, find_run_folder
 from volley.learner.settings import Settings, load_settings
 from volley.learner.token import read_token
 from volley.telemetry.logs import set_up_logs
@@ -28,8 +28,12 @@ def learner(
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable."),
     ] = None,
     run_folder: Annotated[
-        Path | None, typer.Option(help="Where the run is kept; left out: a new one in run.folder.")
+        Path | None,
+        typer.Option(help="Where the run is kept; left out: its newest unfinished one, or a new."),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin another run; what there is stays as it is.")
+    ] = False,
 ) -> None:
     """Train: issue prompts, collect groups, take GRPO steps, publish weights.
 
@@ -40,7 +44,7 @@ def learner(
         set_up_logs("learner", settings.logging.level, settings.logging.format)
         redis_url = _redis_url(settings)
         token = read_token(settings.server)
-        folder = RunFolder(run_folder or new_run_folder(settings.run))
+        folder = RunFolder(run_folder or find_run_folder(settings.run, fresh=fresh))
         from volley.learner.assembly import run_learner
 
         run_learner(settings, config.parent.resolve(), folder, redis_url, token)

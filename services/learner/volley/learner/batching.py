@@ -6,7 +6,7 @@ neither an attention mask nor positions of its own.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import torch
@@ -29,6 +29,8 @@ class TrainSequence:
     sampler_logprobs: tuple[float, ...]
     """Nats per completion token; never read where not trained."""
     advantage: float
+    number: int | None = None
+    """Of the prompt; a demonstration has none."""
 
     @property
     def num_tokens(self) -> int:
@@ -43,6 +45,8 @@ class TrainSequence:
 class MicroBatch:
     """What goes through the model at once."""
 
+    numbers: frozenset[int]
+    """Of the prompts in it."""
     input_ids_BL: Tensor
     mask_BT: Tensor
     """True at trained tokens."""
@@ -56,7 +60,11 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same micro-batch on `device`."""
-        return MicroBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        tensors = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return replace(self, **tensors)
+
+
+_TENSORS = tuple(field.name for field in fields(MicroBatch) if field.type is Tensor)
 
 
 def micro_batches(sequences: Iterable[TrainSequence], token_budget: int) -> list[MicroBatch]:
@@ -90,6 +98,7 @@ def _pad(sequences: list[TrainSequence]) -> MicroBatch:
         0.0,
     )
     return MicroBatch(
+        numbers=frozenset(one.number for one in sequences if one.number is not None),
         input_ids_BL=_padded(
             [one.prompt_ids + one.completion_ids for one in sequences], num_columns, PAD_ID
         ),

@@ -1,15 +1,19 @@
 """The learner's loop: where groups become steps and steps become weights.
 
-    issue -> [tasks] -> workers -> [results] -> collect -> judge -> train -> close -> publish -+
-      ^                                           |                   |                |      |
-      |                                           waits for a         the device       wakes  |
-      |                                           result in Redis                      workers|
-      +---------------------------------------------------------------------------------------+
+    issue -> [tasks] -> workers -> [results] -> collect -> judge -> log -> drop -> train -+
+      ^                                           |                  |             |      |
+      |                                           waits for a        waits for     the    |
+      |                                           result in Redis    the disk      device |
+      |                                                                                   |
+      +-------- wakes the workers -------- announce <- conclude <- stage the weights <----+
 
-A place is free once its number is closed, and it is filled after the publish, so that nothing is
-sampled from weights that are about to be replaced. While Redis is away the loop waits until a
-reconcile succeeds: that finishes whatever the failed call had begun. A second thread watches the
-leases, so that a dead worker's tasks move on while a long step trains. Signals set one event.
+A group is on the disk before it is trained, and what became of it before the weights are seen: so
+a learner that is killed at any point goes on from there. A place is free once its number is
+closed, and it is filled after the announcement, so that nothing is sampled from weights that are
+about to be replaced. While Redis is away the loop waits until a reconcile succeeds: that finishes
+whatever the failed call had begun. While the disk is full it waits for room. A second thread
+watches the leases, so that a dead worker's tasks move on while a long step trains. Signals set
+one event.
 """
 
 import logging
@@ -20,9 +24,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import tenacity
 
+from volley.learner.disk import Disk
+from volley.learner.history import History, Reached
 from volley.learner.leases import LeaseClock
 from volley.learner.policy import Policy
 from volley.learner.record import Record
@@ -31,7 +38,9 @@ from volley.learner.tasks import Tasks
 from volley.learner.update import StepResult, Update
 from volley.learner.weight_store import WeightStore
 from volley.schemas.groups import Group, Version
+from volley.schemas.manifest import Manifest
 from volley.schemas.status import LearnerState
+from volley.telemetry.failpoints import reach
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.redis_stream import (
     Delivery,
@@ -80,8 +89,11 @@ class Loop:
         update: Update,
         policy: Policy,
         store: WeightStore,
+        history: History,
+        disk: Disk,
         record: Record,
         progress: Progress,
+        stopping: threading.Event,
     ) -> None:
         self._rules = rules
         self._tasks = tasks
@@ -89,16 +101,19 @@ class Loop:
         self._update = update
         self._policy = policy
         self._store = store
+        self._history = history
+        self._disk = disk
         self._record = record
         self._progress = progress
         self._uncollected: deque[Delivery] = deque()
         self._rounds_without_step = 0
-        self._stopping = threading.Event()
+        self._stopping = stopping
 
     def run(self) -> None:
         """Take the steps of the run; returns early, after the step in hand, when told to stop."""
-        self._publish(self._progress.version)
+        self._announce(self._stage(self._progress.version))
         self._connect()
+        self._save()
         self._record.begin()
         with self._watching_leases():
             while not self._is_over():
@@ -106,21 +121,13 @@ class Loop:
                 groups = self._collect()
                 if self._stopping.is_set():
                     break
+                self._log(groups)
                 result = self._train(groups)
-                self._close(result)
-                if result.applied:
-                    self._publish(_next(self._progress.version))
-                    self._record.step(groups, result)
+                self._conclude(groups, result)
+                self._save_if_due()
+                self._stop_if_nothing_changes(result)
+        self._save()
         self._progress.state = LearnerState.FINISHED if self._is_done() else LearnerState.STOPPED
-
-    def stop_on_signals(self) -> None:
-        """End after the step in hand at SIGTERM or Ctrl-C; a second one ends the process."""
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda number, _: self._stop(number))
-
-    def _stop(self, number: int) -> None:
-        self._stopping.set()
-        signal.signal(number, signal.SIG_DFL)
 
     def _is_done(self) -> bool:
         return self._progress.version.step >= self._rules.steps
@@ -128,14 +135,14 @@ class Loop:
     def _is_over(self) -> bool:
         return self._is_done() or self._stopping.is_set()
 
-    def _publish(self, version: Version) -> None:
+    def _stage(self, version: Version) -> Manifest:
+        """The weights at hand, ready to be announced as `version`."""
         with self._record.timing(LearnerState.PUBLISHING):
-            manifest = self._store.publish(self._policy.published_tensors(), version)
-        self._progress.version, self._progress.root = version, manifest.root
-        logger.info("published weights", extra={"version": str(version), "root": manifest.root})
+            return self._store.stage(self._policy.published_tensors(), version)
 
     def _issue(self) -> None:
-        self._with_redis(lambda: self._tasks.issue(self._progress.version))
+        if self._disk.has_room():
+            self._with_redis(lambda: self._tasks.issue(self._progress.version))
 
     def _collect(self) -> list[Group]:
         """A step's worth of groups; fewer when told to stop."""
@@ -147,21 +154,85 @@ class Loop:
 
     def _collect_some(self, groups: list[Group]) -> None:
         if not self._uncollected:
-            self._tasks.issue_rest()
+            if self._disk.has_room():
+                self._tasks.issue(self._progress.version)
             self._uncollected.extend(self._queue.collect(COLLECT_BLOCK_S))
         while self._uncollected and len(groups) < self._rules.groups_per_step:
             group = self._tasks.judge(self._uncollected.popleft())
             if group is not None:
                 groups.append(group)
 
+    def _log(self, groups: list[Group]) -> None:
+        """Put the groups on the disk, then let Redis forget them."""
+        reach("after-collect")
+        ledger, closed = self._tasks.snapshot()
+        head = self._progress.version
+        self._disk.write(lambda: self._history.append(groups, head, closed, ledger))
+        reach("after-log")
+        self._with_redis(lambda: self._tasks.logged(groups))
+        reach("after-drop")
+
     def _train(self, groups: list[Group]) -> StepResult:
+        place, mark = self._history.place, self._history.mark
         with self._record.timing(LearnerState.TRAINING):
-            result = self._update.step(groups, self._progress.version)
+            result = self._update.step(
+                groups,
+                self._progress.version,
+                before_batch=lambda numbers: mark.name(place, numbers),
+            )
         logger.info("took a step" if result.applied else "took no step", extra=result.metrics)
         return result
 
-    def _close(self, result: StepResult) -> None:
-        self._with_redis(lambda: self._tasks.close(result.dispositions))
+    def _conclude(self, groups: list[Group], result: StepResult) -> None:
+        """Put on the disk what became of the step, then let everybody see it."""
+        progress = self._progress
+        if not result.applied:
+            self._disk.write(
+                lambda: self._history.conclude(result, progress.version, progress.root)
+            )
+            self._tasks.close(result.dispositions)
+            return
+        manifest = self._disk.write(lambda: self._stage(_next(progress.version)))
+        reach("after-blobs")
+        self._disk.write(lambda: self._history.conclude(result, manifest.version, manifest.root))
+        reach("after-outcome")
+        self._tasks.close(result.dispositions)
+        self._announce(manifest)
+        reach("after-publish")
+        self._record.step(groups, result)
+
+    def _announce(self, manifest: Manifest) -> None:
+        self._progress.version, self._progress.root = manifest.version, manifest.root
+        self._store.announce(manifest)
+        logger.info(
+            "published weights",
+            extra={"version": str(manifest.version), "root": manifest.root},
+        )
+
+    def _save_if_due(self) -> None:
+        if self._history.is_save_due():
+            self._save()
+
+    def _save(self) -> None:
+        """Snapshot all that a restart needs, unless nothing has happened since the last time."""
+        if not self._history.has_unsaved:
+            return
+        ledger, closed = self._tasks.snapshot()
+        progress = self._progress
+        self._history.save(
+            Reached(
+                version=progress.version,
+                root=progress.root,
+                place=self._history.place,
+                ledger=ledger,
+                closed=closed,
+                num_samples=progress.num_samples,
+                num_tokens=progress.num_tokens,
+            ),
+            self._update.tensors(),
+        )
+
+    def _stop_if_nothing_changes(self, result: StepResult) -> None:
         self._rounds_without_step = 0 if result.applied else self._rounds_without_step + 1
         if result.refused and self._rounds_without_step >= self._rules.max_refused_rounds:
             raise Stop(
@@ -236,6 +307,19 @@ class Loop:
                 clock.forget()
             except QueueFenced:
                 return
+
+
+def stop_on_signals() -> threading.Event:
+    """Set at the first SIGTERM or Ctrl-C; a second one ends the process."""
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
+    return stopping
 
 
 def _next(version: Version) -> Version:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from volley.learner.prompts import Prompts
 from volley.learner.run_folder import RunFolder
 from volley.learner.status import Progress
+from volley.learner.step_log import Outcome
 from volley.learner.update import StepResult
-from volley.schemas.groups import Group
+from volley.schemas.groups import Group, Version
 from volley.schemas.status import LearnerState, StatusReport
 
 
@@ -20,8 +21,23 @@ class Record:
         self._progress = progress
         self._prompts = prompts
         self._seconds: dict[LearnerState, float] = {}
-        self._num_tokens = 0
+        self._before = (0, 0)
         self._first_issue_s = self._last_step_s = time.monotonic()
+
+    def resume(self, taken: Sequence[Outcome]) -> None:
+        """Make metrics.jsonl end with the head, whatever a crash left in it.
+
+        `taken` are the outcomes of the steps since the last checkpoint.
+        """
+        head = self._progress.version.step
+        lines = [line for line in self._folder.read_metrics() if _step_of(line) <= head]
+        known = {_step_of(line) for line in lines}
+        lines += [
+            _row(outcome.version, outcome.root, outcome.metrics)
+            for outcome in taken
+            if outcome.applied and outcome.version.step not in known
+        ]
+        self._folder.rewrite_metrics(lines)
 
     @contextmanager
     def timing(self, state: LearnerState) -> Iterator[None]:
@@ -36,6 +52,7 @@ class Record:
 
     def begin(self) -> None:
         """The first task is about to be issued: rates count from here."""
+        self._before = (self._progress.num_samples, self._progress.num_tokens)
         self._first_issue_s = self._last_step_s = time.monotonic()
 
     def step(self, groups: Sequence[Group], result: StepResult) -> None:
@@ -44,9 +61,9 @@ class Record:
         num_samples = sum(len(group.trajectories) for group in groups)
         now = time.monotonic()
         step_s, self._last_step_s = now - self._last_step_s, now
-        self._num_tokens += num_tokens
         progress = self._progress
         progress.num_samples += num_samples
+        progress.num_tokens += num_tokens
         progress.metrics = {
             **result.metrics,
             "num_samples": progress.num_samples,
@@ -58,15 +75,13 @@ class Record:
         }
         progress.sample = self._sample(groups[0])
         self._seconds.clear()
-        version = progress.version
-        self._folder.append_metrics(
-            {"epoch": version.epoch, "step": version.step, "root": progress.root} | progress.metrics
-        )
+        self._folder.append_metrics(_row(progress.version, progress.root, progress.metrics))
 
     def summary(self, status: StatusReport) -> None:
         """Write what came of the run."""
         issue_to_step_s = self._last_step_s - self._first_issue_s
         rate = 1.0 / issue_to_step_s if issue_to_step_s > 0 else 0.0
+        samples_before, tokens_before = self._before
         self._folder.write_json(
             "summary.json",
             {
@@ -74,8 +89,8 @@ class Record:
                 "state": status.state.value,
                 "steps": status.version.step,
                 "samples": status.num_samples,
-                "samples_per_s": status.num_samples * rate,
-                "tokens_per_s": self._num_tokens * rate,
+                "samples_per_s": (status.num_samples - samples_before) * rate,
+                "tokens_per_s": (self._progress.num_tokens - tokens_before) * rate,
                 "wall_s": status.uptime_s,
                 "engine": ", ".join(sorted({worker.engine for worker in status.workers})),
                 "final_epoch": status.version.epoch,
@@ -93,3 +108,14 @@ class Record:
         asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         first = group.trajectories[0]
         return f"{asked} {first.text} (rewards {', '.join(map(str, first.rewards))})"
+
+
+def _row(version: Version, root: str, metrics: dict[str, float | None]) -> dict[str, object]:
+    """A line of metrics.jsonl."""
+    return {"epoch": version.epoch, "step": version.step, "root": root} | metrics
+
+
+def _step_of(line: dict[str, object]) -> int:
+    step = line["step"]
+    assert isinstance(step, int), "every line of metrics.jsonl has its step"
+    return step

@@ -1,21 +1,29 @@
 """The folder of a run: what a learner leaves on disk, and who may write there.
 
 runs/<name>-<UTC time>/
+    run.json        what never changes over the run's life; with it the folder has state
+    epoch           of the last learner that worked here
+    lock            held by the learner that works here
     config.toml     the resolved settings, secrets masked
+    configs/        every config that steps were taken under, by hash
     server.json     where the learner listens
     token           the bearer token, readable by its owner alone
     metrics.jsonl   one object a step
     summary.json    what came of the run
+    trajectories/   the step log
+    checkpoints/    snapshots to resume from
     weights/        published blobs
     model/          the trained model, a Hugging Face folder
     logs/           one file a process
 """
 
+import fcntl
 import json
 import os
 import tempfile
 import time
 from pathlib import Path
+from typing import TextIO
 
 import tomli_w
 
@@ -34,33 +42,61 @@ def new_run_folder(run: RunSettings) -> Path:
     return path
 
 
+def find_run_folder(run: RunSettings, *, fresh: bool) -> Path:
+    """The newest unfinished run of this name, else (or if `fresh`) a folder that does not exist."""
+    names = run.folder.resolve().glob(f"{run.name}-[0-9]*/run.json")
+    folders = sorted((name.parent for name in names), key=lambda folder: folder.name)
+    if fresh or not folders or is_finished(folders[-1]):
+        return new_run_folder(run)
+    return folders[-1]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run of this folder has taken all its steps."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("state") == "finished"
+
+
 class RunFolder:
-    """One run's folder, claimed for this process."""
+    """One run's folder, locked for this process as long as it lives."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         try:
-            self.weights.mkdir(parents=True, exist_ok=True)
+            for folder in (self.weights, self.trajectories, self.checkpoints, self._configs):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self._acquire()
         except OSError as error:
             raise Stop(
                 ExitCode.ENVIRONMENT,
-                f"run folder {path}: {error.strerror}: choose another with run.folder",
+                f"run folder {path}: {error.strerror}: choose another with run.folder or "
+                "--run-folder, or make this one writable",
             ) from error
-        if self.metrics.exists():
-            raise Stop(
-                ExitCode.CONFIG,
-                f"run folder {path} holds an earlier run, and a stopped run cannot be resumed "
-                "yet: start another one (leave --run-folder out)",
-            )
 
     @property
     def run(self) -> str:
-        """The run's id: the folder's name."""
-        return self.path.name
+        """The run's id: the folder's name when the run began."""
+        return str(self.read_json("run.json")["run"]) if self.has_state else self.path.name
+
+    @property
+    def has_state(self) -> bool:
+        """A run was begun here, so that it is resumed."""
+        return (self.path / "run.json").exists()
 
     @property
     def weights(self) -> Path:
         return self.path / "weights"
+
+    @property
+    def trajectories(self) -> Path:
+        return self.path / "trajectories"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:
@@ -70,17 +106,46 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / "model"
 
-    def write_config(self, settings: Settings) -> None:
+    @property
+    def _configs(self) -> Path:
+        return self.path / "configs"
+
+    def close(self) -> None:
+        """Let another learner work here."""
+        self._lock.close()
+
+    def epoch(self) -> int:
+        """Of the last learner that worked here; 0 before the first."""
+        path = self.path / "epoch"
+        return int(path.read_text(encoding="ascii")) if path.exists() else 0
+
+    def enter_epoch(self, epoch: int) -> None:
+        """Put an epoch on the disk, before anybody hears of it."""
+        self._replace("epoch", f"{epoch}\n".encode())
+
+    def write_config(self, settings: Settings, config_hash: str) -> None:
         """Keep the resolved settings beside what they led to."""
         tree = settings.model_dump(mode="json", exclude_none=True)
         if "redis_url" in tree["queue"]:
             tree["queue"]["redis_url"] = "masked"
-        self._replace("config.toml", tomli_w.dumps(tree).encode())
+        content = tomli_w.dumps(tree).encode()
+        self._replace("config.toml", content)
+        self._replace(f"configs/{config_hash}.toml", content)
+
+    def config(self, config_hash: str) -> Path:
+        """The settings that had this hash."""
+        return self._configs / f"{config_hash}.toml"
 
     def write_server(self, url: str, token: str) -> None:
         """Let `volley status` find the learner."""
         self._replace("token", token.encode(), mode=0o600)
         self.write_json("server.json", {"url": url, "pid": os.getpid()})
+
+    def read_json(self, name: str) -> dict[str, object]:
+        """A JSON file of this folder."""
+        content = json.loads((self.path / name).read_text(encoding="utf-8"))
+        assert isinstance(content, dict), f"{name} is an object"
+        return content
 
     def write_json(self, name: str, content: dict[str, object]) -> None:
         """Replace a JSON file in one move, so that nobody reads half of it."""
@@ -91,9 +156,47 @@ class RunFolder:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def read_metrics(self) -> list[dict[str, object]]:
+        """The lines of metrics.jsonl; one that a crash cut short does not count."""
+        if not self.metrics.exists():
+            return []
+        whole, _, _ = self.metrics.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def rewrite_metrics(self, lines: list[dict[str, object]]) -> None:
+        """Replace metrics.jsonl."""
+        self._replace("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def _acquire(self) -> TextIO:
+        # Opened for appending: the holder's number must stay readable to one who comes too late.
+        lock = (self.path / "lock").open("a+", encoding="ascii")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip()
+            lock.close()
+            raise Stop(
+                ExitCode.ANOTHER_LEARNER,
+                f"another learner (process {holder}) works on {self.path}: stop it first, or start "
+                "another run with --fresh",
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        return lock
+
     def _replace(self, name: str, content: bytes, mode: int = 0o644) -> None:
-        handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(self.path / name)
+        """Replace a file, whole and on the disk, or leave it alone."""
+        path = self.path / name
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(mode)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise

@@ -71,7 +71,7 @@ def select_sequences(groups: Sequence[Group], rules: SelectionRules) -> Selectio
         for trajectory, advantage, is_valid in zip(
             group.trajectories, advantages_G, valid_G, strict=True
         ):
-            sequence = _sequence(group.prompt_ids, trajectory, advantage)
+            sequence = _sequence(group, trajectory, advantage)
             if is_valid and _is_trained(sequence, trajectory, rules):
                 sequences.append(sequence)
                 trajectories.append(trajectory)
@@ -85,15 +85,14 @@ def select_sequences(groups: Sequence[Group], rules: SelectionRules) -> Selectio
     )
 
 
-def _sequence(
-    prompt_ids: tuple[int, ...], trajectory: Trajectory, advantage: float
-) -> TrainSequence:
+def _sequence(group: Group, trajectory: Trajectory, advantage: float) -> TrainSequence:
     return TrainSequence(
-        prompt_ids=prompt_ids,
+        prompt_ids=group.prompt_ids,
         completion_ids=trajectory.token_ids,
         trained=_sampled_tokens(trajectory),
         sampler_logprobs=trajectory.sampler_logprobs,
         advantage=advantage,
+        number=group.number,
     )
 
 

@@ -23,7 +23,10 @@ class Progress:
     root: str = ""
     state: LearnerState = LearnerState.STARTING
     redis: str = "ok"
+    disk: str = "ok"
+    replay: str | None = None
     num_samples: int = 0
+    num_tokens: int = 0
     metrics: dict[str, float | None] = field(default_factory=dict)
     sample: str | None = None
     started_s: float = field(default_factory=time.monotonic)
@@ -70,4 +73,6 @@ def report_status(
         workers=workers,
         metrics=progress.metrics,
         sample=progress.sample,
+        disk=progress.disk,
+        replay=progress.replay,
     )

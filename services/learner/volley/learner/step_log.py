@@ -83,12 +83,12 @@ class StepLog:
 
     def append(self, record: StepRecord) -> None:
         """Put a record on the disk; raises OSError, and nothing is there."""
-        self._write(self._path(record.place, RECORD), msgspec.msgpack.encode(record))
+        self._write(self.path(record.place), msgspec.msgpack.encode(record))
 
     def conclude(self, place: Place, outcome: Outcome) -> None:
         """Put on the disk what became of a record; raises OSError, and nothing is there."""
         content = msgspec.json.format(msgspec.json.encode(outcome))
-        self._write(self._path(place, OUTCOME), content)
+        self._write(self.path(place, OUTCOME), content)
 
     def places(self) -> list[Place]:
         """Of all records, sorted."""
@@ -96,12 +96,12 @@ class StepLog:
 
     def read(self, place: Place) -> StepRecord:
         """The record at `place`; raises Damaged."""
-        path = self._path(place, RECORD)
+        path = self.path(place)
         return read_sealed_record(path, StepRecord, msgspec.msgpack.decode)
 
     def outcome(self, place: Place) -> Outcome | None:
         """What became of the record at `place`, if that is known; raises Damaged."""
-        path = self._path(place, OUTCOME)
+        path = self.path(place, OUTCOME)
         return read_sealed_record(path, Outcome, msgspec.json.decode) if path.exists() else None
 
     def prune(self, before: Place) -> None:
@@ -127,7 +127,8 @@ class StepLog:
         """Remove what a process that died was writing."""
         remove_leftovers(self._folder)
 
-    def _path(self, place: Place, suffix: str) -> Path:
+    def path(self, place: Place, suffix: str = RECORD) -> Path:
+        """Where the record (or the outcome) of a place is, if it is."""
         return self._folder / f"step-{place.step:08}-{place.attempt}{suffix}"
 
     def _paths(self) -> Iterator[Path]:

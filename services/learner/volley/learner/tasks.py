@@ -6,12 +6,12 @@ called from the learner's loop and from its lease watch, one at a time.
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
 
-from volley.learner.ledger import Delivery, Disposition, Ledger, closing
+from volley.learner.ledger import Delivery, Disposition, Ledger, LedgerState, closing
 from volley.learner.prompts import Prompts
 from volley.schemas.codec import GroupLimits, InvalidMessage, decode_result, encode
 from volley.schemas.groups import (
@@ -62,19 +62,22 @@ class Tasks:
         self.num_kept_back = 0
         """Tasks that wait for room in a full Redis."""
         self._failures_before_first_group: int | None = 0
+        self._closed: dict[int, Disposition] = {}
         self._lock = threading.Lock()
         self.ledger = Ledger()
+
+    def resume(self, ledger: Ledger, closed: Mapping[int, Disposition], head: Version) -> None:
+        """Go on where the run had come to; a group that was ever trained shows that it works."""
+        with self._lock:
+            self.ledger, self._closed, self._head = ledger, dict(closed), head
+            if ledger.counts().trained:
+                self._failures_before_first_group = None
 
     def issue(self, head: Version) -> None:
         """Fill the free places with the next numbers, to be sampled from `head` or newer."""
         with self._lock:
             self._head = head
             self._unissued.update(self.ledger.issue(self._rules.places - len(self.ledger.open)))
-            self._issue_where_it_fits()
-
-    def issue_rest(self) -> None:
-        """Issue what Redis had no room for, if it has now."""
-        with self._lock:
             self._issue_where_it_fits()
 
     def judge(self, delivery: redis_stream.Delivery) -> Group | None:
@@ -94,7 +97,8 @@ class Tasks:
                 self._judge_failure(delivery, result)
                 return None
             lag = self._head.step - _oldest(result).step
-            if lag > self._rules.max_staleness:
+            # Ahead of the head are the weights that a rewound run has given up.
+            if not 0 <= lag <= self._rules.max_staleness:
                 self._try_again(delivery, Delivery.STALE, f"{lag} versions behind")
                 return None
             self._failures_before_first_group = None
@@ -108,11 +112,21 @@ class Tasks:
                 logger.warning("lease lost", extra={"number": task.number, "worker": task.worker})
                 self._reissue(task.number, task.held, "lease")
 
+    def snapshot(self) -> tuple[LedgerState, dict[int, Disposition]]:
+        """The ledger, and which numbers got their state since the last logged step."""
+        with self._lock:
+            return self.ledger.state(), dict(self._closed)
+
+    def logged(self, groups: Sequence[Group]) -> None:
+        """These groups are on the disk, with the snapshot: the queue may forget them."""
+        with self._lock:
+            self._closed.clear()
+            self._queue.drop([group.number for group in groups])
+
     def close(self, dispositions: Mapping[int, Disposition]) -> None:
-        """Give numbers their final state and take them out of the queue."""
+        """Give logged numbers their final state."""
         with self._lock:
             self.ledger.close(dispositions)
-            self._queue.drop(dispositions.keys())
 
     def reconcile(self) -> None:
         """Make Redis hold exactly the open numbers again, whatever was lost or left over there."""
@@ -180,7 +194,9 @@ class Tasks:
             self._queue.reissue(number, held, self._body(number))
             return
         logger.warning("skipped number", extra={"number": number, "strikes": strikes})
-        self.ledger.close(closing([number], Disposition.SKIPPED))
+        skipped = closing([number], Disposition.SKIPPED)
+        self.ledger.close(skipped)
+        self._closed |= skipped
         self._queue.drop([number])
 
     def _stop_if_nothing_ever_worked(self, detail: str) -> None:

@@ -6,7 +6,7 @@ The normaliser is counted over the whole step before the first backward, so micr
 changes the gradient. The same groups on the same weights lead to the same weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from volley.learner.batching import MicroBatch, TrainSequence, micro_batches
-from volley.learner.ledger import Disposition
+from volley.learner.ledger import Disposition, closing
 from volley.learner.log_probs import LogProbs
 from volley.learner.loss import (
     Loss,
@@ -38,6 +38,7 @@ from volley.learner.step_metrics import (
     describe_selection,
 )
 from volley.schemas.groups import Group, Version
+from volley.telemetry.failpoints import reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,15 @@ class StepResult:
     """The weights changed: there is a version to publish."""
     dispositions: dict[int, Disposition]
     """By the number of the group."""
+    set_aside: tuple[int, ...]
+    """Numbers that were left out as poison."""
     metrics: Metrics
 
     @property
     def refused(self) -> bool:
         """Loss or gradient was not finite, so the weights were left alone."""
-        return Disposition.REFUSED in self.dispositions.values()
+        refused = {n for n, state in self.dispositions.items() if state is Disposition.REFUSED}
+        return not self.applied and bool(refused - set(self.set_aside))
 
 
 @dataclass(slots=True, eq=False)
@@ -65,24 +69,60 @@ class _Batch:
     reference_BT: Tensor | None = None
 
 
+def unnoted(numbers: Collection[int]) -> None:
+    """Nobody needs to know."""
+
+
 class Update:
     """Trains a policy; holds the optimiser, and the reference model where the KL is to it."""
 
     def __init__(self, policy: Policy, settings: Settings) -> None:
         self._policy = policy
-        self._settings = settings
         self._masters = Masters(policy.parameters(), _adamw_rules(settings.optim))
+        self._reference: Policy | None = None
+        self.adopt(settings)
+
+    def adopt(self, settings: Settings) -> None:
+        """Take the next steps under these settings; weights and optimiser state stay."""
+        self._settings = settings
+        self._masters.adopt(_adamw_rules(settings.optim))
         self._loss_rules = _loss_rules(settings.loss)
         self._selection_rules = _selection_rules(settings)
         self._schedule = _schedule_rules(settings)
         to_reference = settings.loss.beta > 0 and settings.loss.kl_target == "reference"
-        self._reference = Policy.load(settings.model, str(policy.device)) if to_reference else None
+        if to_reference and self._reference is None:
+            self._reference = Policy.load(settings.model, str(self._policy.device))
+        if not to_reference:
+            self._reference = None
 
-    def step(self, groups: Sequence[Group], head: Version) -> StepResult:
-        """Train on `groups`, collected under `head`; their numbers have a disposition after it."""
-        selection = select_sequences(groups, self._selection_rules)
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint needs: masters and optimiser state, by name."""
+        return self._masters.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Be as the update was that gave these tensors; raises ValueError if they do not fit."""
+        self._masters.restore(tensors)
+
+    def step(
+        self,
+        groups: Sequence[Group],
+        head: Version,
+        set_aside: Collection[int] = (),
+        before_batch: Callable[[Collection[int]], None] = unnoted,
+    ) -> StepResult:
+        """Train on `groups`, collected under `head`; their numbers have a disposition after it.
+
+        Numbers in `set_aside` are refused untrained. `before_batch` hears which numbers are in a
+        micro-batch before each time that it is trained.
+        """
+        chosen = [group for group in groups if group.number not in set_aside]
+        selection = select_sequences(chosen, self._selection_rules)
         learning_rate = learning_rate_at(head.step, self._schedule)
-        passes = self._train(selection.sequences, learning_rate) if selection.sequences else []
+        passes = (
+            self._train(selection.sequences, learning_rate, before_batch)
+            if selection.sequences
+            else []
+        )
         applied = bool(passes) and passes[0].is_finite
         dispositions = {
             number: Disposition.REFUSED
@@ -90,16 +130,23 @@ class Update:
             else disposition
             for number, disposition in selection.dispositions.items()
         }
+        left_out = tuple(group.number for group in groups if group.number in set_aside)
+        dispositions |= closing(left_out, Disposition.REFUSED)
         metrics = {
             **describe_passes(passes, to_reference=self._reference is not None),
-            **describe_groups(groups, selection, self._settings.reward.functions),
+            **describe_groups(chosen, selection, self._settings.reward.functions),
             **describe_selection(selection, head),
             "beta": self._settings.loss.beta,
             "learning_rate": learning_rate,
         }
-        return StepResult(applied, dispositions, metrics)
+        return StepResult(applied, dispositions, left_out, metrics)
 
-    def _train(self, sequences: Sequence[TrainSequence], learning_rate: float) -> list[Pass]:
+    def _train(
+        self,
+        sequences: Sequence[TrainSequence],
+        learning_rate: float,
+        before_batch: Callable[[Collection[int]], None],
+    ) -> list[Pass]:
         """Take the passes; one that is not finite takes no optimiser step and is the last."""
         normaliser = Normaliser(
             num_sequences=len(sequences),
@@ -112,22 +159,30 @@ class Update:
         ]
         passes: list[Pass] = []
         for _ in range(self._settings.loss.num_iterations):
-            passes.append(self._accumulate(batches, normaliser))
+            passes.append(self._accumulate(batches, normaliser, before_batch))
             if not passes[-1].is_finite:
                 self._masters.drop_gradients()
                 break
             self._masters.step(learning_rate)
+            reach("after-optimizer-step")
         return passes
 
-    def _accumulate(self, batches: Sequence[_Batch], normaliser: Normaliser) -> Pass:
+    def _accumulate(
+        self,
+        batches: Sequence[_Batch],
+        normaliser: Normaliser,
+        before_batch: Callable[[Collection[int]], None],
+    ) -> Pass:
         """The gradient of one pass, clipped, on the masters."""
         losses: list[Tensor] = []
         entropy_sums: list[Tensor] = []
         sums: list[TokenSums] = []
         for batch in batches:
+            before_batch(batch.micro_batch.numbers)
             now = self._recompute(self._policy, batch)
             share = self._loss(batch, now.policy_logprobs_BT, normaliser)
             share.loss.backward()
+            reach("mid-backward", *batch.micro_batch.numbers)
             self._masters.add_gradients()
             losses.append(share.loss.detach())
             entropy_sums.append(select(now.entropy_BT, batch.micro_batch.mask_BT).sum())

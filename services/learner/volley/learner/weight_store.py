@@ -1,6 +1,7 @@
 """Published weights: blobs on disk under their hash, the head's manifest, and who waits for it.
 
-Order is the promise: bytes are written, hashed and in place before the manifest names them.
+Order is the promise: `stage` writes and hashes the bytes and puts them in place, `announce` lets
+their manifest be seen. Between the two the learner writes down that the step was applied.
 """
 
 import mmap
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from volley.schemas.groups import SCHEMA_VERSION, Version
 from volley.schemas.manifest import Manifest
@@ -20,9 +21,14 @@ from volley.transport.tensors import hash_bytes, root_of
 
 
 class WeightStore:
-    """The blobs of one run; safe to use from the learner's loop and from the server."""
+    """The blobs of one run; safe to use from the learner's loop and from the server.
+
+    What an earlier process left in the folder goes: nothing refers to it any more.
+    """
 
     def __init__(self, folder: Path, run: str, keep: int) -> None:
+        for leftover in folder.iterdir():
+            leftover.unlink()
         self._folder = folder
         self._run = run
         self._keep = keep
@@ -48,26 +54,36 @@ class WeightStore:
         return blob
 
     def publish(self, tensors: Mapping[str, torch.Tensor], version: Version) -> Manifest:
-        """Make `tensors` the head under the name `version`; readable before it is announced."""
+        """Make `tensors` the head under the name `version`."""
+        manifest = self.stage(tensors, version)
+        self.announce(manifest)
+        return manifest
+
+    def stage(self, tensors: Mapping[str, torch.Tensor], version: Version) -> Manifest:
+        """What would make `tensors` the head; their bytes can be read, nobody is told."""
         written = self._folder / f".{version}.safetensors"
         save_file(dict(tensors), written)
         with written.open("rb") as file, _mapped(file.fileno()) as content:
             blob, root = Blob(hash_bytes(content), len(content)), root_of(content)
         path = self._folder / f"{blob.hash}.safetensors"
         written.replace(path)
-        manifest = Manifest(SCHEMA_VERSION, self._run, version, root, blob)
         with self._lock:
             self._paths[blob.hash] = path
-            self._anchors = [kept for kept in self._anchors if kept != blob.hash] + [blob.hash]
+        return Manifest(SCHEMA_VERSION, self._run, version, root, blob)
+
+    def announce(self, manifest: Manifest) -> None:
+        """Make staged weights the head."""
+        anchor = manifest.anchor.hash
+        with self._lock:
+            self._anchors = [kept for kept in self._anchors if kept != anchor] + [anchor]
             self._prune()
-        self._announce(manifest)
-        return manifest
+        self._tell(manifest)
 
     def finish(self) -> None:
         """Tell everyone who waits that the run is over."""
         head = self._head
         if head is not None:
-            self._announce(
+            self._tell(
                 Manifest(head.schema_version, head.run, head.version, head.root, head.anchor, True)
             )
 
@@ -93,7 +109,7 @@ class WeightStore:
         finally:
             self._listeners.discard(listener)
 
-    def _announce(self, manifest: Manifest) -> None:
+    def _tell(self, manifest: Manifest) -> None:
         self._head = manifest
         for listener in tuple(self._listeners):
             listener()
@@ -104,6 +120,11 @@ class WeightStore:
             if not self._pins[old]:
                 self._anchors.remove(old)
                 self._paths.pop(old).unlink()
+
+
+def root_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The root that `stage` would give them."""
+    return root_of(save(dict(tensors)))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 --
 -- KEYS    1 epoch  2 incarnation  3 outstanding  4 tasks  5 results: all declared, always these
 -- ARGV    1 the caller's epoch  2 the marker of its last reconcile  3... the script's own
--- answer  the error FENCED when a learner with a higher epoch has reconciled
+-- answer  the error FENCED when a learner with a higher epoch has claimed the run
 local epoch_key, incarnation_key, outstanding, tasks, results = unpack(KEYS)
 local epoch = ARGV[1]
 

@@ -1,0 +1,106 @@
+"""What never changes over the life of a run, and what may change between two of its steps.
+
+Prompt numbers name rows of one data file, groups are shaped by the sampling, a checkpoint belongs
+to one model: with any of them changed a resume would go on with something else under the old
+name, so it is refused. The loss, the optimiser and the number of steps may change; every logged
+step says under which hash of them it was taken.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from volley.learner.settings import Settings
+from volley.schemas.run_spec import RewardSpec
+from volley.telemetry.stops import ExitCode, Stop
+from volley.transport.tensors import hash_bytes
+
+OF_THE_STEP = ("run", "model", "sampling", "reward", "loss", "optim")
+"""Sections that a step's outcome depends on."""
+OF_THE_PLACE = {"run": {"name", "folder"}, "model": {"path", "revision"}}
+"""Keys of these sections that say where something lies; what lies there is hashed."""
+FROZEN_KEYS = ("model.dtype", "sampling", "reward.functions", "run.seed")
+ELSEWHERE = "give what it began with, or start another run with --fresh"
+
+
+class Identity(Struct, frozen=True):
+    """`run.json`: what makes two learners work on the same run."""
+
+    schema_version: int
+    run: str
+    data_hash: str
+    code_hash: str
+    start_root: str
+    """Of the model that the run began with."""
+    frozen: dict[str, object]
+    """Settings that cannot change, by key."""
+
+    def check(self, now: "Identity") -> None:
+        """Raise Stop, naming it, if anything differs that must not."""
+        for key, recorded in self.frozen.items():
+            if now.frozen.get(key) != recorded:
+                raise Stop(
+                    ExitCode.CONFIG,
+                    f"{key} is {now.frozen.get(key)}, run {self.run} began with {recorded}: "
+                    f"{ELSEWHERE}",
+                )
+        for what, recorded_hash, hash_now in (
+            ("data.train", self.data_hash, now.data_hash),
+            ("reward.functions: the code", self.code_hash, now.code_hash),
+            ("model.path: the model", self.start_root, now.start_root),
+        ):
+            if recorded_hash != hash_now:
+                raise Stop(
+                    ExitCode.CONFIG,
+                    f"{what} has changed since run {self.run} began (hash {recorded_hash[:12]}, "
+                    f"now {hash_now[:12]}): {ELSEWHERE}",
+                )
+
+
+def frozen_settings(settings: Settings) -> dict[str, object]:
+    """The settings that cannot change over a run's life, by key, as JSON has them."""
+    tree = settings.model_dump(mode="json")
+    frozen: dict[str, object] = {}
+    for name in FROZEN_KEYS:
+        section, _, key = name.partition(".")
+        chosen = {key: tree[section][key]} if key else tree[section]
+        frozen |= {f"{section}.{key}": value for key, value in chosen.items()}
+    return frozen
+
+
+def hash_config(settings: Settings) -> str:
+    """A short name for all settings that a step's outcome depends on."""
+    tree = settings.model_dump(mode="json")
+    chosen = {
+        section: {
+            key: value
+            for key, value in tree[section].items()
+            if key not in OF_THE_PLACE.get(section, ())
+        }
+        for section in OF_THE_STEP
+    }
+    return hash_bytes(json.dumps(chosen, sort_keys=True).encode())[:16]
+
+
+def changed_settings(before: Settings, after: Settings) -> list[str]:
+    """What differs for a step, a line each: `optim.learning_rate: 1e-06 -> 3e-06`."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    return [
+        f"{section}.{key}: {old[section].get(key)} -> {value}"
+        for section in OF_THE_STEP
+        for key, value in new[section].items()
+        if old[section].get(key) != value and key not in OF_THE_PLACE.get(section, ())
+    ]
+
+
+def hash_file(path: Path) -> str:
+    """BLAKE3 of a file's content, hexadecimal."""
+    return hash_bytes(path.read_bytes())
+
+
+def hash_code(rewards: Sequence[RewardSpec]) -> str:
+    """One hash over the files that the reward functions come from."""
+    lines = [f"{reward.name} {reward.file_hash}\n" for reward in rewards]
+    return hash_bytes("".join(lines).encode())

@@ -1,0 +1,60 @@
+"""What workers and messages of a run must be like, derived from its settings and its model."""
+
+from pathlib import Path
+
+from volley.learner.policy import Policy
+from volley.learner.reward_code import reward_limits
+from volley.learner.settings import NEUTRAL_SAMPLING, Settings
+from volley.learner.weight_store import WeightStore
+from volley.schemas.codec import GroupLimits
+from volley.schemas.groups import SCHEMA_VERSION
+from volley.schemas.run_spec import ModelFile, RewardSpec, RunSpec, SamplingSpec
+
+
+def describe_run(
+    settings: Settings,
+    policy: Policy,
+    store: WeightStore,
+    run: str,
+    rewards: tuple[RewardSpec, ...],
+    code_folder: Path,
+    redis_url: str,
+) -> RunSpec:
+    """What a worker joins with; the model's files are served by the store."""
+    sampling = settings.sampling
+    return RunSpec(
+        schema_version=SCHEMA_VERSION,
+        run=run,
+        model_files=tuple(
+            ModelFile(name, store.add(content)) for name, content in policy.model_files().items()
+        ),
+        dtype=settings.model.dtype,
+        max_context_length=policy.context_length,
+        vocab_size=policy.vocab_size,
+        sampling=SamplingSpec(
+            num_generations=sampling.num_generations,
+            temperature=sampling.temperature,
+            max_completion_length=sampling.max_completion_length,
+            stop_token_ids=policy.stop_token_ids(sampling.stop_token_ids),
+            **{key: getattr(sampling, key) for key in NEUTRAL_SAMPLING},
+        ),
+        rewards=rewards,
+        reward_limits=reward_limits(settings.reward),
+        code_folder=str(code_folder),
+        redis_url=redis_url,
+        lease_s=settings.queue.lease_s,
+        max_staleness=settings.queue.max_staleness,
+        max_body_bytes=settings.queue.max_body_bytes,
+    )
+
+
+def group_limits(settings: Settings, vocab_size: int, run: str) -> GroupLimits:
+    """What a group may look like."""
+    return GroupLimits(
+        run=run,
+        num_generations=settings.sampling.num_generations,
+        max_completion_length=settings.sampling.max_completion_length,
+        num_rewards=len(settings.reward.functions),
+        vocab_size=vocab_size,
+        max_body_bytes=settings.queue.max_body_bytes,
+    )
