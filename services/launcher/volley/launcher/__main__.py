@@ -35,6 +35,14 @@ volley doctor
 volley doctor config.toml --set devices.engine=vllm
 """
 
+EXPORT_EXAMPLES = """
+Examples:
+
+volley export runs/sums-20260101-120000 model
+
+volley export runs/sums-20260101-120000 model-at-100 --step 100
+"""
+
 DEMO_EXAMPLES = """
 Example:
 
@@ -128,6 +136,28 @@ def doctor(
         from volley.launcher.doctor import run_doctor
 
         raise typer.Exit(run_doctor(config, overrides or [], as_json=as_json))
+
+
+@app.command(epilog=EXPORT_EXAMPLES)
+def export(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="Of any run, going or not.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    step: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of the checkpoint to take; left out: the newest."),
+    ] = None,
+) -> None:
+    """Write the model of a checkpoint as a Hugging Face folder, for transformers, vLLM and others.
+
+    The run may go on meanwhile. Nothing is ever written over.
+    """
+    with reporting_stops():
+        set_up_logs("launcher", style="text")
+        from volley.learner.export import export as write_model
+
+        write_model(run_folder, out, step)
 
 
 @app.command(epilog=DEMO_EXAMPLES)

@@ -5,12 +5,15 @@ a bfloat16 one has a float32 copy beside it, since most updates are smaller than
 step and would be rounded away. Gradients add up in float32 for the same reason.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+MASTER = "master"
+"""Begins the names of masters; names of optimiser state begin as AdamW calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +58,13 @@ class Masters:
         return {
             f"{kind}.{name}": tensor.detach()
             for name, master in zip(self._names, self.masters, strict=True)
-            for kind, tensor in {"master": master, **self._optimizer.state[master]}.items()
+            for kind, tensor in {MASTER: master, **self._optimizer.state[master]}.items()
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Be as the masters were that gave these tensors; raises ValueError if they do not fit."""
         own = self.tensors()
-        differing = list(_differences(own, tensors))
-        if differing:
-            raise ValueError(f"{differing[0]} (tensors that do not fit: {len(differing)})")
+        _check_fit(own, tensors)
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
         self._cast()
@@ -100,6 +101,19 @@ class Masters:
                     parameter.copy_(master)
 
 
+def cast_masters(tensors: Mapping[str, Tensor], parameters: Mapping[str, Parameter]) -> None:
+    """Let parameters follow the masters in `tensors`; raises ValueError if they do not fit."""
+    own = {
+        f"{MASTER}.{name}": parameter.to("meta", torch.float32)
+        for name, parameter in parameters.items()
+    }
+    given = {name: one for name, one in tensors.items() if name.startswith(f"{MASTER}.")}
+    _check_fit(own, given)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(given[f"{MASTER}.{name}"])
+
+
 def _master_of(parameter: Parameter) -> Parameter:
     if parameter.dtype is torch.float32:
         return parameter
@@ -115,12 +129,15 @@ def _first_state_of(master: Parameter) -> dict[str, Tensor]:
     }
 
 
-def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
-    """A phrase for each tensor that is not in both, or not alike."""
-    for name in sorted(own.keys() | given.keys()):
-        here, there = _describe(own.get(name)), _describe(given.get(name))
-        if here != there:
-            yield f"{name}: {there} instead of {here}"
+def _check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, naming one, if there are tensors that are not in both, or not alike."""
+    differing = [
+        f"{name}: {there} instead of {here}"
+        for name in sorted(own.keys() | given.keys())
+        if (here := _describe(own.get(name))) != (there := _describe(given.get(name)))
+    ]
+    if differing:
+        raise ValueError(f"{differing[0]} (tensors that do not fit: {len(differing)})")
 
 
 def _describe(tensor: Tensor | None) -> str:
