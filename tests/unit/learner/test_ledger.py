@@ -84,3 +84,43 @@ def test_a_state_stays_what_it_was_when_the_ledger_goes_on():
     ledger.retry(1, "lease", strike=True)
     assert Ledger.of(state).counts().open == 2
     assert Ledger.of(state).attempt(1) == 0
+
+
+def test_a_number_that_is_reopened_has_its_attempts_but_no_strikes():
+    ledger = Ledger()
+    ledger.issue(3)
+    ledger.close(closing([0, 1], Disposition.SKIPPED))
+    ledger.reopen(1, Disposition.SKIPPED, num_attempts=5)
+    counts = ledger.counts()
+    assert (counts.issued, counts.open, counts.skipped) == (3, 2, 1)
+    assert sums_meet(ledger)
+    assert ledger.wanted == {1, 2}
+    assert ledger.attempt(1) == 5, "its next samples are drawn with another seed"
+    assert ledger.retry(1, "lease", strike=True) == 1
+    ledger.close({1: Disposition.TRAINED})
+    assert sums_meet(ledger)
+
+
+def test_a_number_is_reopened_once_however_often_it_is_asked_for():
+    ledger = Ledger()
+    ledger.issue(1)
+    ledger.close({0: Disposition.REFUSED})
+    for _ in range(2):
+        ledger.reopen(0, Disposition.REFUSED, num_attempts=1)
+    assert ledger.counts().open == 1
+    assert sums_meet(ledger)
+
+
+def test_a_number_that_was_never_closed_like_that_cannot_be_reopened():
+    ledger = Ledger()
+    ledger.issue(1)
+    ledger.close({0: Disposition.TRAINED})
+    with pytest.raises(AssertionError):
+        ledger.reopen(0, Disposition.SKIPPED, num_attempts=1)
+
+
+def test_no_number_is_issued_where_more_than_enough_are_open():
+    ledger = Ledger()
+    ledger.issue(2)
+    assert list(ledger.issue(-1)) == []
+    assert list(ledger.issue(1)) == [2]

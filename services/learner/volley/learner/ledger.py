@@ -1,8 +1,9 @@
 """What became of every prompt number: issued = open + trained + filtered + refused + skipped.
 
 Pure bookkeeping: no queue, no clock, no disk. A number is open from its issue until exactly one
-disposition; asking for a second one is a mistake of ours and raises. `state` is what goes to the
-disk with every logged step and checkpoint, and `Ledger.of` brings back.
+disposition; asking for a second one is a mistake of ours and raises. Only a person may ask to have
+a number that was skipped or refused opened again. `state` is what goes to the disk with every
+logged step and checkpoint, and `Ledger.of` brings back.
 """
 
 from collections import Counter
@@ -94,8 +95,8 @@ class Ledger:
         return self.open - self._in_hand
 
     def issue(self, num: int) -> range:
-        """The next `num` numbers, open from now on."""
-        numbers = range(self._next_number, self._next_number + num)
+        """The next `num` numbers, open from now on; none where `num` is below 0."""
+        numbers = range(self._next_number, self._next_number + max(0, num))
         self._next_number = numbers.stop
         self._open.update((number, Attempts()) for number in numbers)
         return numbers
@@ -123,6 +124,14 @@ class Ledger:
             del self._open[number]
             self._in_hand.discard(number)
             self._closed[disposition] += 1
+
+    def reopen(self, number: int, disposition: Disposition, num_attempts: int) -> None:
+        """Take back the state of a number, which was tried so often; an open one stays as it is."""
+        if number in self._open:
+            return
+        assert number < self._next_number and self._closed[disposition], "it has this state"
+        self._closed[disposition] -= 1
+        self._open[number] = Attempts(num_attempts)
 
     def count(self, delivery: Delivery) -> None:
         self._deliveries[delivery] += 1
