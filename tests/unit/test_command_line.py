@@ -21,7 +21,7 @@ def answer(*arguments: str) -> str:
 
 
 def test_all_verbs_are_there():
-    assert VERBS == ["demo", "doctor", "export", "learner", "rollout", "run", "status"]
+    assert VERBS == ["dead", "demo", "doctor", "export", "learner", "rollout", "run", "status"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import volley.launcher.dead
 import volley.learner.__main__
 import volley.rollout.__main__
 from volley.telemetry.logs import set_up_logs
@@ -95,6 +96,7 @@ def run(
 
 app.command(epilog=volley.learner.__main__.EXAMPLES)(volley.learner.__main__.learner)
 app.command(epilog=volley.rollout.__main__.EXAMPLES)(volley.rollout.__main__.rollout)
+app.add_typer(volley.launcher.dead.app, name="dead")
 
 
 @app.command(epilog=STATUS_EXAMPLES)
