@@ -22,12 +22,14 @@ NUDGE = 1 + 1e-6
 class IdleUpdate(Update):
     """Its weights differ from step to step, and sample like those of the start."""
 
-    def step(self, groups: Sequence[Group], head: Version) -> StepResult:
+    def step(self, groups: Sequence[Group], head: Version, *_: object, **__: object) -> StepResult:
         with torch.no_grad():
             for parameter in self._policy.parameters().values():
                 parameter.mul_(NUDGE if head.step % 2 else 1 / NUDGE)
         dispositions = {group.number: Disposition.TRAINED for group in groups}
-        return StepResult(applied=True, dispositions=dispositions, metrics={"reward_mean": None})
+        return StepResult(
+            applied=True, dispositions=dispositions, set_aside=(), metrics={"reward_mean": None}
+        )
 
 
 if __name__ == "__main__":

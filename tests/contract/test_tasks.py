@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from volley.learner.ledger import Disposition, closing
+from volley.learner.dead import DeadLetters
+from volley.learner.ledger import Disposition, Ledger, closing
 from volley.learner.prompts import Prompt, Prompts
 from volley.learner.tasks import TaskRules, Tasks, sampling_seed
 from volley.schemas.codec import GroupLimits, decode_task, encode
@@ -45,10 +46,10 @@ def worker(redis_url, run_name):
 
 
 @pytest.fixture
-def tasks(learner_queue, run_name):
+def tasks(learner_queue, run_name, tmp_path):
     rules = TaskRules(places=4, max_staleness=1, max_attempts=2, seed=0)
     limits = GroupLimits(run_name, 1, 8, 1, 64, 10_000)
-    tasks = Tasks(PROMPTS, learner_queue, limits, rules, HEAD)
+    tasks = Tasks(PROMPTS, learner_queue, limits, rules, HEAD, DeadLetters(tmp_path / "dead"))
     tasks.reconcile()
     return tasks
 
@@ -119,10 +120,57 @@ def test_closing_a_number_frees_its_place(tasks, learner_queue, worker):
     lease, task = take(worker)
     worker.complete(lease, encode(group(task)))
     assert judge_next(tasks, learner_queue) == group(task)
-    tasks.close({0: Disposition.TRAINED})
+    tasks.logged([group(task)])
     assert learner_queue.depth().outstanding == 3
     tasks.issue(HEAD)
+    assert tasks.ledger.open == {0, 1, 2, 3}
+    tasks.close({0: Disposition.TRAINED}, None)
+    tasks.issue(HEAD)
     assert tasks.ledger.open == {1, 2, 3, 4}
+
+
+def test_what_was_given_up_is_kept_and_opened_again_when_asked_for(
+    tasks, learner_queue, worker, tmp_path
+):
+    dead = DeadLetters(tmp_path / "dead")
+    tasks.issue(HEAD)
+    first_success(tasks, learner_queue, worker)
+    for _ in range(2):
+        lease, task = take_number(worker, 1)
+        worker.complete(lease, encode(failure(task, FailureReason.REWARD)))
+        assert judge_next(tasks, learner_queue) is None
+    assert tasks.snapshot()[1].closed == {1: Disposition.SKIPPED}
+    letter = dead.show(1)
+    assert (letter.reason, letter.num_attempts, letter.prompt) == ("failed", 2, PROMPTS[1].prompt)
+    assert "it broke" in letter.detail
+    dead.requeue([1])
+    tasks.issue(HEAD)
+    ledger, changes = tasks.snapshot()
+    assert changes.reopened == {1: Disposition.SKIPPED}
+    assert ledger.open[1].num_attempts == 2
+    _, task = take_number(worker, 1)
+    assert task.attempt == 2
+    tasks.logged([])
+    assert tasks.snapshot()[1].reopened == {}
+    assert dead.take_requeued() == []
+
+
+def test_an_answer_that_cannot_be_read_is_kept(tasks, learner_queue, worker, tmp_path):
+    tasks.issue(HEAD)
+    lease, _ = take(worker)
+    worker.complete(lease, b"garbage")
+    assert judge_next(tasks, learner_queue) is None
+    [message] = DeadLetters(tmp_path / "dead").messages()
+    assert (message.number, message.num_bytes) == (lease.number, 7)
+
+
+def test_a_group_from_weights_that_were_given_up_is_stale(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    lease, task = take(worker)
+    tasks.resume(Ledger.of(tasks.snapshot()[0]), {}, Version(2, 3))
+    worker.complete(lease, encode(group(task)))
+    assert judge_next(tasks, learner_queue) is None
+    assert tasks.ledger.deliveries(0).stale == 1
 
 
 def test_a_stale_group_is_tried_again_then_skipped(tasks, learner_queue, worker):
@@ -236,7 +284,7 @@ def test_tasks_wait_for_room_in_a_full_redis(tasks, redis_url, learner_queue, wo
     finally:
         redis.config_set("maxmemory", 0)
         redis.close()
-    tasks.issue_rest()
+    tasks.issue(HEAD)
     assert tasks.num_kept_back == 0
     assert [take(worker)[1].number for _ in range(4)] == [0, 1, 2, 3]
 

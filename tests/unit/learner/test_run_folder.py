@@ -95,13 +95,3 @@ def test_epochs_are_remembered(tmp_path):
     again = RunFolder(tmp_path / "run")
     assert again.epoch() == 3
     again.close()
-
-
-def test_half_a_line_of_metrics_does_not_count(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    assert folder.read_metrics() == []
-    folder.append_metrics({"step": 1})
-    with folder.metrics.open("a") as file:
-        file.write('{"step": 2')
-    assert folder.read_metrics() == [{"step": 1}]
-    folder.close()

@@ -91,6 +91,9 @@ def test_broken_toml_and_a_missing_file_are_said(tmp_path):
         ("[sampling]\ntop_k = 50\n", "remove top_k"),
         ("[reward]\nfunctions = ['a:b']\nweights = [1.0, 2.0]\n", "2 weights for 1 functions"),
         ("[reward]\nfunctions = []\n", "at least one reward function"),
+        ("[reward]\non_failure = 'zero'\n", "reward.on_failure"),
+        ("[reward]\non_failure = nan\n", "reward.on_failure"),
+        ("[reward]\nmax_memory_bytes = 1000\n", "reward.max_memory_bytes"),
         ("[optim]\nlearning_rate = 0\n", "optim.learning_rate"),
         (
             "[loss]\nbeta = 0.1\nkl_target = 'reference'\nkl_estimator = 'k1'\n"

@@ -22,6 +22,7 @@ def record(place: Place, num_groups: int = 2) -> StepRecord:
         code_hash="d",
         data_hash="e",
         closed={7: Disposition.SKIPPED},
+        reopened={},
         ledger=LedgerState(next_number=9, open={8: Attempts(2, 1)}),
         groups=tuple(encode(make_group(number=number)) for number in range(num_groups)),
     )

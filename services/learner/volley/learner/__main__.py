@@ -34,6 +34,13 @@ def learner(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin another run; what there is stays as it is.")
     ] = False,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Go on with a run that has diverged.")
+    ] = False,
+    rewind: Annotated[
+        bool,
+        typer.Option("--rewind", help="Give up logged steps that are damaged, and all after them."),
+    ] = False,
 ) -> None:
     """Train: issue prompts, collect groups, take GRPO steps, publish weights.
 
@@ -45,9 +52,22 @@ def learner(
         redis_url = _redis_url(settings)
         token = read_token(settings.server)
         folder = RunFolder(run_folder or find_run_folder(settings.run, fresh=fresh))
-        from volley.learner.assembly import run_learner
+        _check_divergence(folder, go_on=go_on)
+        from volley.learner.assembly import Start, run_learner
 
-        run_learner(settings, config.parent.resolve(), folder, redis_url, token)
+        run_learner(Start(settings, config.parent.resolve(), folder, redis_url, token, rewind))
+
+
+def _check_divergence(folder: RunFolder, *, go_on: bool) -> None:
+    """Raise Stop for a run that has diverged, unless a person says that it may go on."""
+    if go_on:
+        folder.forget_divergence()
+    if folder.diverged:
+        raise Stop(
+            ExitCode.DIVERGED,
+            f"run {folder.run} has stopped before: {folder.diverged}\nIt goes on from its last "
+            "good step with --continue (and other settings); --fresh begins another run",
+        )
 
 
 def _redis_url(settings: Settings) -> str:

@@ -6,8 +6,10 @@ the loop begins where the run had come to.
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,17 +17,12 @@ import msgspec
 import tenacity
 import torch
 
+from volley.learner.alarms import Alarms
 from volley.learner.api import ApiServer, create_app
+from volley.learner.dead import DeadLetters
 from volley.learner.disk import Disk
-from volley.learner.history import Fingerprints, History, Reached
-from volley.learner.identity import (
-    Identity,
-    changed_settings,
-    frozen_settings,
-    hash_code,
-    hash_config,
-    hash_file,
-)
+from volley.learner.history import History, Reached
+from volley.learner.identity import identify, keep_config
 from volley.learner.ledger import Ledger
 from volley.learner.loop import Loop, LoopRules, stop_on_signals
 from volley.learner.policy import Policy
@@ -41,8 +38,8 @@ from volley.learner.status import Progress, report_status
 from volley.learner.tasks import TaskRules, Tasks
 from volley.learner.update import Update
 from volley.learner.weight_store import WeightStore, root_of_tensors
-from volley.schemas.groups import SCHEMA_VERSION, Version
-from volley.schemas.status import LearnerState
+from volley.schemas.groups import Version
+from volley.schemas.status import LearnerState, StatusReport
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.redis_stream import LearnerQueue, QueueMisconfigured, QueueUnavailable
 
@@ -52,88 +49,127 @@ FIRST_CONNECT_S = 60.0
 """A Redis that has not answered for so long has a wrong address, not a slow start."""
 
 
-def run_learner(
-    settings: Settings, code_folder: Path, folder: RunFolder, redis_url: str, token: str
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What one start of a learner is told."""
+
+    settings: Settings
+    code_folder: Path
+    """Of the reward functions."""
+    folder: RunFolder
+    redis_url: str
+    token: str
+    rewind: bool
+    """Logged steps that cannot be read are given up, and all after them."""
+
+
+def run_learner(start: Start) -> None:
     """Train as the settings say; the folder holds the model and a summary afterwards.
 
     One line of JSON on standard output says where the learner listens, as soon as it does.
     """
     stopping = stop_on_signals()
-    rewards = read_reward_specs(settings.reward, code_folder)
-    rows = read_rows(settings.data.train)
-    torch.set_num_threads(settings.devices.threads)
-    torch.manual_seed(settings.run.seed)
-    policy = Policy.load(settings.model, settings.devices.learner)
-    room = policy.context_length - settings.sampling.max_completion_length
-    prompts = tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
-    identity = _identity(settings, folder, policy, hash_code(rewards))
-    fingerprints = _fingerprints(settings, folder, identity)
+    Learner(start, stopping).run()
 
-    queue = _claim_queue(redis_url, folder)
-    limits = group_limits(settings, policy.vocab_size, folder.run)
-    rules = _task_rules(settings)
-    progress = Progress(folder.run, settings.run.steps, Version(queue.epoch, 0))
-    store = WeightStore(folder.weights, folder.run, settings.weights.keep)
-    spec = describe_run(settings, policy, store, folder.run, rewards, code_folder, redis_url)
-    tasks = Tasks(prompts, queue, limits, rules, progress.version)
-    update = Update(policy, settings)
-    history = History(folder, settings.checkpoint, fingerprints)
-    disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
-    record = Record(folder, progress, prompts)
-    loop = Loop(
-        *(_loop_rules(settings), tasks, queue, update, policy, store),
-        *(history, disk, record, progress, stopping),
-    )
-    replay = Replay(
-        policy, update, limits, lambda name: recorded_settings(folder.config(name), settings)
-    )
-    report = partial(report_status, progress, tasks, queue, rules.places)
-    api = ApiServer(
-        create_app(store, spec, report, token), settings.server.host, settings.server.port
-    )
-    with closing(queue), _serving(api, store, folder, progress, token):
-        recovery = Recovery(history, replay, queue.epoch)
-        reached = recovery.run(
-            Reached(progress.version, identity.start_root),
-            stopping,
-            partial(_tell_replay, progress),
+
+class Learner:
+    """The parts of a learner; what there is to be resumed is resumed when it runs."""
+
+    def __init__(self, start: Start, stopping: threading.Event) -> None:
+        settings, folder = start.settings, start.folder
+        self._start = start
+        self._stopping = stopping
+        rewards = read_reward_specs(settings.reward, start.code_folder)
+        rows = read_rows(settings.data.train)
+        torch.set_num_threads(settings.devices.threads)
+        torch.manual_seed(settings.run.seed)
+        self._policy = policy = Policy.load(settings.model, settings.devices.learner)
+        room = policy.context_length - settings.sampling.max_completion_length
+        prompts = tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
+        self._start_root = root_of_tensors(policy.published_tensors())
+        identity = identify(settings, folder, self._start_root, rewards)
+        fingerprints = keep_config(settings, folder, identity)
+        limits = group_limits(settings, policy.vocab_size, folder.run)
+
+        self._queue = _claim_queue(start.redis_url, folder)
+        self._progress = progress = Progress(
+            folder.run, settings.run.steps, Version(self._queue.epoch, 0)
         )
-        if stopping.is_set():
-            return
-        _go_on(reached, recovery, progress, tasks, record)
-        update.adopt(settings)
-        loop.run()
-        record.summary(report())
-        policy.save_pretrained(folder.model)
+        self._tasks = Tasks(
+            *(prompts, self._queue, limits, _task_rules(settings)),
+            *(progress.version, DeadLetters(folder.dead)),
+        )
+        self._update = Update(policy, settings)
+        self._store = WeightStore(folder.weights, folder.run, settings.weights.keep)
+        self._history = History(folder, settings.checkpoint, fingerprints)
+        self._replay = Replay(
+            *(policy, self._update, limits),
+            lambda config: recorded_settings(folder.config(config), settings),
+        )
+        self._alarms = Alarms(settings.alarms)
+        self._record = Record(folder, progress, prompts)
+        disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
+        self._loop = Loop(
+            *(_loop_rules(settings), self._tasks, self._queue, self._update, policy, self._store),
+            *(self._history, disk, self._alarms, self._record, progress, stopping),
+        )
+        spec = describe_run(
+            *(settings, policy, self._store, folder.run, rewards),
+            *(start.code_folder, start.redis_url),
+        )
+        self._api = ApiServer(
+            create_app(self._store, spec, self._report, start.token),
+            *(settings.server.host, settings.server.port),
+        )
 
+    def run(self) -> None:
+        """Go on where the run had come to, until its end or until told to stop."""
+        folder = self._start.folder
+        with closing(self._queue), self._serving():
+            if not self._resume():
+                return
+            with _remembering_divergence(folder):
+                self._loop.run()
+            self._record.summary(self._report())
+            self._policy.save_pretrained(folder.model)
 
-def _identity(settings: Settings, folder: RunFolder, policy: Policy, code_hash: str) -> Identity:
-    """What the run is; raises Stop where the folder holds another one."""
-    now = Identity(
-        schema_version=SCHEMA_VERSION,
-        run=folder.run,
-        data_hash=hash_file(settings.data.train),
-        code_hash=code_hash,
-        start_root=root_of_tensors(policy.published_tensors()),
-        frozen=frozen_settings(settings),
-    )
-    if folder.has_state:
-        msgspec.convert(folder.read_json("run.json"), Identity).check(now)
-    else:
-        folder.write_json("run.json", msgspec.to_builtins(now))
-    return now
+    def _resume(self) -> bool:
+        """Be where the folder says the run was; False when told to stop on the way."""
+        progress = self._progress
+        epoch = progress.version.epoch
+        recovery = Recovery(self._history, self._replay, epoch, rewind=self._start.rewind)
+        beginning = Reached(progress.version, self._start_root)
+        reached = recovery.run(beginning, self._stopping, partial(_tell_replay, progress))
+        if self._stopping.is_set():
+            return False
+        self._update.adopt(self._start.settings)
+        progress.version, progress.root = Version(epoch, reached.version.step), reached.root
+        progress.num_samples, progress.num_tokens = reached.num_samples, reached.num_tokens
+        progress.replay = None
+        self._tasks.resume(Ledger.of(reached.ledger), reached.closed, progress.version)
+        for line in self._record.resume(recovery.taken):
+            self._alarms.look(line.metrics)
+        return True
 
+    def _report(self) -> StatusReport:
+        places = _task_rules(self._start.settings).places
+        return report_status(self._progress, self._tasks, self._queue, places)
 
-def _fingerprints(settings: Settings, folder: RunFolder, identity: Identity) -> Fingerprints:
-    """Hashes for the log; a config that differs from the last one is said and kept beside it."""
-    config = folder.path / "config.toml"
-    if config.exists():
-        for change in changed_settings(recorded_settings(config, settings), settings):
-            logger.warning("from the next step on %s", change)
-    config_hash = hash_config(settings)
-    folder.write_config(settings, config_hash)
-    return Fingerprints(config_hash, identity.code_hash, identity.data_hash)
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        """Reachable while inside, and says where; workers are told when the run is over."""
+        folder, api = self._start.folder, self._api
+        api.start()
+        try:
+            folder.write_server(api.url, self._start.token)
+            place = {"url": api.url, "run": folder.run, "folder": str(folder.path)}
+            sys.stdout.write(msgspec.json.encode(place).decode() + "\n")
+            sys.stdout.flush()
+            yield
+        finally:
+            if self._progress.state is LearnerState.FINISHED:
+                self._store.finish()
+            api.stop()
 
 
 def _claim_queue(redis_url: str, folder: RunFolder) -> LearnerQueue:
@@ -165,33 +201,15 @@ def _tell_replay(progress: Progress, how_far: str) -> None:
     logger.info("resuming: %s", how_far)
 
 
-def _go_on(
-    reached: Reached, recovery: Recovery, progress: Progress, tasks: Tasks, record: Record
-) -> None:
-    """Everything that counts begins at what was reached, under a version of this epoch."""
-    progress.version = Version(progress.version.epoch, reached.version.step)
-    progress.root, progress.replay = reached.root, None
-    progress.num_samples, progress.num_tokens = reached.num_samples, reached.num_tokens
-    tasks.resume(Ledger.of(reached.ledger), reached.closed, progress.version)
-    record.resume(recovery.taken)
-
-
 @contextmanager
-def _serving(
-    api: ApiServer, store: WeightStore, folder: RunFolder, progress: Progress, token: str
-) -> Iterator[None]:
-    """The learner can be reached while inside and says where; the end of the run is announced."""
-    api.start()
+def _remembering_divergence(folder: RunFolder) -> Iterator[None]:
+    """Let the next start know that a person has to look first."""
     try:
-        folder.write_server(api.url, token)
-        line = msgspec.json.encode({"url": api.url, "run": folder.run, "folder": str(folder.path)})
-        sys.stdout.write(line.decode() + "\n")
-        sys.stdout.flush()
         yield
-    finally:
-        if progress.state is LearnerState.FINISHED:
-            store.finish()
-        api.stop()
+    except Stop as stop:
+        if stop.code is ExitCode.DIVERGED:
+            folder.remember_divergence(stop.message)
+        raise
 
 
 def _task_rules(settings: Settings) -> TaskRules:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from volley.learner.checkpoint import Checkpoint
 from volley.learner.ledger import Disposition, Ledger
+from volley.learner.metrics_file import MetricsFile, MetricsLine
 from volley.learner.past_run import PastRun
 from volley.learner.replay import Replay
 from volley.learner.sealed import Damaged
@@ -66,14 +67,16 @@ class Sums:
         states = {state: getattr(counts, state.value) for state in Disposition}
         if counts.issued != counts.open + sum(states.values()):
             self._faults.append(f"{where}: {counts} does not add up")
-        if self._expected is not None and self._expected + Counter(record.closed.values()) != +(
-            Counter(record.ledger.closed)
-        ):
-            self._faults.append(f"{where}: its counts are not those before it and what was closed")
+        if self._expected is not None:
+            self._expected.update(record.closed.values())
+            self._expected.subtract(record.reopened.values())
+            if self._expected != Counter(record.ledger.closed):
+                self._faults.append(f"{where}: its counts do not follow from those before it")
         if not {group.number for group in step.groups} <= record.ledger.open.keys():
             self._faults.append(f"{where}: it trains a number that is not open")
         outcomes = step.outcome.dispositions if step.outcome else {}
-        self._expected = Counter(record.ledger.closed) + Counter(outcomes.values())
+        self._expected = Counter(record.ledger.closed)
+        self._expected.update(outcomes.values())
         self._num_numbers = counts.issued
 
     def finding(self) -> Finding:
@@ -89,6 +92,8 @@ class Once:
 
     def look(self, step: LoggedStep) -> None:
         place, outcome = step.record.place, step.outcome
+        for number in step.record.reopened:
+            self._closed[number].clear()
         for number in (*step.record.closed, *(outcome.dispositions if outcome else ())):
             self._closed[number].append(place)
         if outcome is not None and outcome.applied:
@@ -137,14 +142,13 @@ class Roots:
 class Versions:
     """One version, one content, wherever it is written down."""
 
-    def __init__(self, checkpoints: list[Checkpoint], metrics: list[dict[str, object]]) -> None:
+    def __init__(self, checkpoints: list[Checkpoint], metrics: list[MetricsLine]) -> None:
         self._roots: dict[Version, dict[str, str]] = defaultdict(dict)
         for checkpoint in checkpoints:
             state = checkpoint.state
             self._note(state.version, state.root, str(checkpoint.path.name))
         for line in metrics:
-            version = Version(int(str(line["epoch"])), int(str(line["step"])))
-            self._note(version, str(line["root"]), "metrics.jsonl")
+            self._note(line.version, line.root, "metrics.jsonl")
 
     def look(self, step: LoggedStep) -> None:
         if step.outcome is not None:
@@ -195,7 +199,7 @@ def audit(run: PastRun, told: Callable[[int], None]) -> list[Finding]:
         Sums(),
         Once(),
         Roots(replay, start, told),
-        Versions(run.checkpoints, run.folder.read_metrics()),
+        Versions(run.checkpoints, MetricsFile(run.folder.metrics).read()),
         Leftovers(run.folder.path),
     )
     for step in _steps(run.log, replay):

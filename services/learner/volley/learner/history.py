@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 
 from volley.learner.checkpoint import Checkpoints, CheckpointState
-from volley.learner.ledger import Disposition, Ledger, LedgerState
+from volley.learner.identity import Fingerprints
+from volley.learner.ledger import Changes, Disposition, Ledger, LedgerState
 from volley.learner.mark import Mark
 from volley.learner.run_folder import RunFolder
 from volley.learner.settings import CheckpointSettings
@@ -27,15 +28,6 @@ logger = logging.getLogger(__name__)
 
 FIRST_PLACE = Place(1, 0)
 NOTHING_ISSUED = LedgerState()
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprints:
-    """Hashes of what a step depends on beside its groups."""
-
-    config: str
-    code: str
-    data: str
 
 
 @dataclass(slots=True)
@@ -100,7 +92,7 @@ class History:
         self,
         groups: Sequence[Group],
         head: Version,
-        closed: Mapping[int, Disposition],
+        changes: Changes,
         ledger: LedgerState,
     ) -> None:
         """Put groups on the disk before they are trained; raises OSError, and nothing is there."""
@@ -113,7 +105,8 @@ class History:
                 config_hash=self._fingerprints.config,
                 code_hash=self._fingerprints.code,
                 data_hash=self._fingerprints.data,
-                closed=dict(closed),
+                closed=changes.closed,
+                reopened=changes.reopened,
                 ledger=ledger,
                 groups=tuple(map(encode, groups)),
             )

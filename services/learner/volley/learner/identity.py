@@ -7,15 +7,21 @@ step says under which hash of them it was taken.
 """
 
 import json
+import logging
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
+import msgspec
 from msgspec import Struct
 
-from volley.learner.settings import Settings
+from volley.learner.run_folder import RunFolder
+from volley.learner.settings import Settings, load_settings
+from volley.schemas.groups import SCHEMA_VERSION
 from volley.schemas.run_spec import RewardSpec
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.tensors import hash_bytes
+
+logger = logging.getLogger(__name__)
 
 OF_THE_STEP = ("run", "model", "sampling", "reward", "loss", "optim")
 """Sections that a step's outcome depends on."""
@@ -59,6 +65,45 @@ class Identity(Struct, frozen=True):
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class Fingerprints:
+    """Hashes of what a step depends on beside its groups."""
+
+    config: str
+    code: str
+    data: str
+
+
+def identify(
+    settings: Settings, folder: RunFolder, start_root: str, rewards: Sequence[RewardSpec]
+) -> Identity:
+    """What the run is, written down at its first start; raises Stop where it is another one."""
+    now = Identity(
+        schema_version=SCHEMA_VERSION,
+        run=folder.run,
+        data_hash=hash_bytes(settings.data.train.read_bytes()),
+        code_hash=hash_code(rewards),
+        start_root=start_root,
+        frozen=frozen_settings(settings),
+    )
+    if folder.has_state:
+        msgspec.convert(folder.read_json("run.json"), Identity).check(now)
+    else:
+        folder.write_json("run.json", msgspec.to_builtins(now))
+    return now
+
+
+def keep_config(settings: Settings, folder: RunFolder, identity: Identity) -> Fingerprints:
+    """The hashes for the log; what differs from the settings of the last start is said."""
+    last = folder.path / "config.toml"
+    if last.exists():
+        for change in changed_settings(load_settings(last, environment={}), settings):
+            logger.warning("from the next step on %s", change)
+    config_hash = hash_config(settings)
+    folder.write_config(settings, config_hash)
+    return Fingerprints(config_hash, identity.code_hash, identity.data_hash)
+
+
 def frozen_settings(settings: Settings) -> dict[str, object]:
     """The settings that cannot change over a run's life, by key, as JSON has them."""
     tree = settings.model_dump(mode="json")
@@ -93,11 +138,6 @@ def changed_settings(before: Settings, after: Settings) -> list[str]:
         for key, value in new[section].items()
         if old[section].get(key) != value and key not in OF_THE_PLACE.get(section, ())
     ]
-
-
-def hash_file(path: Path) -> str:
-    """BLAKE3 of a file's content, hexadecimal."""
-    return hash_bytes(path.read_bytes())
 
 
 def hash_code(rewards: Sequence[RewardSpec]) -> str:

@@ -8,6 +8,7 @@ logged step and checkpoint, and `Ledger.of` brings back.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 from msgspec import Struct
@@ -50,6 +51,15 @@ class LedgerState(Struct, frozen=True):
     """Counts; which number got which state is in the step log."""
     deliveries: dict[Delivery, int] = {}
     retried: dict[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Numbers whose state changed without a step, since the last one that was logged."""
+
+    closed: dict[int, Disposition]
+    reopened: dict[int, Disposition]
+    """And what they had been."""
 
 
 class Ledger:
@@ -129,7 +139,7 @@ class Ledger:
         """Take back the state of a number, which was tried so often; an open one stays as it is."""
         if number in self._open:
             return
-        assert number < self._next_number and self._closed[disposition], "it has this state"
+        assert self._closed[disposition], "it has this state"
         self._closed[disposition] -= 1
         self._open[number] = Attempts(num_attempts)
 

@@ -28,6 +28,7 @@ from types import FrameType
 
 import tenacity
 
+from volley.learner.alarms import Alarms
 from volley.learner.disk import Disk
 from volley.learner.history import History, Reached
 from volley.learner.leases import LeaseClock
@@ -91,6 +92,7 @@ class Loop:
         store: WeightStore,
         history: History,
         disk: Disk,
+        alarms: Alarms,
         record: Record,
         progress: Progress,
         stopping: threading.Event,
@@ -103,6 +105,7 @@ class Loop:
         self._store = store
         self._history = history
         self._disk = disk
+        self._alarms = alarms
         self._record = record
         self._progress = progress
         self._uncollected: deque[Delivery] = deque()
@@ -165,9 +168,9 @@ class Loop:
     def _log(self, groups: list[Group]) -> None:
         """Put the groups on the disk, then let Redis forget them."""
         reach("after-collect")
-        ledger, closed = self._tasks.snapshot()
+        ledger, changes = self._tasks.snapshot()
         head = self._progress.version
-        self._disk.write(lambda: self._history.append(groups, head, closed, ledger))
+        self._disk.write(lambda: self._history.append(groups, head, changes, ledger))
         reach("after-log")
         self._with_redis(lambda: self._tasks.logged(groups))
         reach("after-drop")
@@ -187,19 +190,27 @@ class Loop:
         """Put on the disk what became of the step, then let everybody see it."""
         progress = self._progress
         if not result.applied:
-            self._disk.write(
-                lambda: self._history.conclude(result, progress.version, progress.root)
-            )
-            self._tasks.close(result.dispositions)
+            version, root = progress.version, progress.root
+            outcome = self._disk.write(lambda: self._history.conclude(result, version, root))
+            self._tasks.close(outcome.dispositions, outcome.reason)
             return
         manifest = self._disk.write(lambda: self._stage(_next(progress.version)))
         reach("after-blobs")
-        self._disk.write(lambda: self._history.conclude(result, manifest.version, manifest.root))
+        outcome = self._disk.write(
+            lambda: self._history.conclude(result, manifest.version, manifest.root)
+        )
         reach("after-outcome")
-        self._tasks.close(result.dispositions)
+        self._tasks.close(outcome.dispositions, outcome.reason)
         self._announce(manifest)
         reach("after-publish")
         self._record.step(groups, result)
+        self._heed_alarms(result)
+
+    def _heed_alarms(self, result: StepResult) -> None:
+        for alarm in self._alarms.look(result.metrics):
+            logger.warning(alarm.message)
+            if alarm.stops:
+                raise Stop(ExitCode.DIVERGED, alarm.message)
 
     def _announce(self, manifest: Manifest) -> None:
         self._progress.version, self._progress.root = manifest.version, manifest.root
@@ -217,7 +228,7 @@ class Loop:
         """Snapshot all that a restart needs, unless nothing has happened since the last time."""
         if not self._history.has_unsaved:
             return
-        ledger, closed = self._tasks.snapshot()
+        ledger, changes = self._tasks.snapshot()
         progress = self._progress
         self._history.save(
             Reached(
@@ -225,7 +236,7 @@ class Loop:
                 root=progress.root,
                 place=self._history.place,
                 ledger=ledger,
-                closed=closed,
+                closed=changes.closed,
                 num_samples=progress.num_samples,
                 num_tokens=progress.num_tokens,
             ),

@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from volley.learner.metrics_file import MetricsFile, MetricsLine
 from volley.learner.prompts import Prompts
 from volley.learner.run_folder import RunFolder
 from volley.learner.status import Progress
 from volley.learner.step_log import Outcome
 from volley.learner.update import StepResult
-from volley.schemas.groups import Group, Version
+from volley.schemas.groups import Group
 from volley.schemas.status import LearnerState, StatusReport
 
 
@@ -18,26 +19,28 @@ class Record:
 
     def __init__(self, folder: RunFolder, progress: Progress, prompts: Prompts) -> None:
         self._folder = folder
+        self._metrics = MetricsFile(folder.metrics)
         self._progress = progress
         self._prompts = prompts
         self._seconds: dict[LearnerState, float] = {}
         self._before = (0, 0)
         self._first_issue_s = self._last_step_s = time.monotonic()
 
-    def resume(self, taken: Sequence[Outcome]) -> None:
-        """Make metrics.jsonl end with the head, whatever a crash left in it.
+    def resume(self, taken: Sequence[Outcome]) -> list[MetricsLine]:
+        """The lines of metrics.jsonl, made to end with the head whatever a crash left in it.
 
         `taken` are the outcomes of the steps since the last checkpoint.
         """
         head = self._progress.version.step
-        lines = [line for line in self._folder.read_metrics() if _step_of(line) <= head]
-        known = {_step_of(line) for line in lines}
+        lines = [line for line in self._metrics.read() if line.version.step <= head]
+        known = {line.version.step for line in lines}
         lines += [
-            _row(outcome.version, outcome.root, outcome.metrics)
+            MetricsLine(outcome.version, outcome.root, outcome.metrics)
             for outcome in taken
             if outcome.applied and outcome.version.step not in known
         ]
-        self._folder.rewrite_metrics(lines)
+        self._metrics.rewrite(lines)
+        return lines
 
     @contextmanager
     def timing(self, state: LearnerState) -> Iterator[None]:
@@ -75,7 +78,7 @@ class Record:
         }
         progress.sample = self._sample(groups[0])
         self._seconds.clear()
-        self._folder.append_metrics(_row(progress.version, progress.root, progress.metrics))
+        self._metrics.append(MetricsLine(progress.version, progress.root, progress.metrics))
 
     def summary(self, status: StatusReport) -> None:
         """Write what came of the run."""
@@ -108,14 +111,3 @@ class Record:
         asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         first = group.trajectories[0]
         return f"{asked} {first.text} (rewards {', '.join(map(str, first.rewards))})"
-
-
-def _row(version: Version, root: str, metrics: dict[str, float | None]) -> dict[str, object]:
-    """A line of metrics.jsonl."""
-    return {"epoch": version.epoch, "step": version.step, "root": root} | metrics
-
-
-def _step_of(line: dict[str, object]) -> int:
-    step = line["step"]
-    assert isinstance(step, int), "every line of metrics.jsonl has its step"
-    return step

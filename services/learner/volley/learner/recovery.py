@@ -29,10 +29,11 @@ TELL_INTERVAL_S = 2.0
 class Recovery:
     """Brings policy, optimiser and bookkeeping to where the run folder says they were."""
 
-    def __init__(self, history: History, replay: Replay, epoch: int) -> None:
+    def __init__(self, history: History, replay: Replay, epoch: int, *, rewind: bool) -> None:
         self._history = history
         self._replay = replay
         self._epoch = epoch
+        self._rewind = rewind
         self._num_differing = 0
         self.taken: list[Outcome] = []
         """Of the steps that were taken again, in their order."""
@@ -55,7 +56,11 @@ class Recovery:
             if now_s - told_s >= TELL_INTERVAL_S:
                 tell(_progress(num_done, len(places), now_s - began_s))
                 told_s = now_s
-            self._take_again(place, reached)
+            try:
+                self._take_again(place, reached)
+            except Damaged as error:
+                self._give_up_from(reached.place, error)
+                break
         self._history.go_on_from(reached.place)
         if places:
             logger.info(
@@ -101,16 +106,20 @@ class Recovery:
 
     def _read(self, place: Place, reached: Reached) -> tuple[StepRecord, Outcome | None]:
         log = self._history.log
-        try:
-            if place != reached.place:
-                raise Damaged(log.path(reached.place), "it is not there")
-            return log.read(place), log.outcome(place)
-        except Damaged as error:
+        if place != reached.place:
+            raise Damaged(log.path(reached.place), "it is not there")
+        return log.read(place), log.outcome(place)
+
+    def _give_up_from(self, place: Place, error: Damaged) -> None:
+        """Take the rest of the log out of the run, if a person said so; else raise Stop."""
+        if not self._rewind:
             raise Stop(
                 ExitCode.ENVIRONMENT,
                 f"{error}: restore it from a backup of the run folder, or give up the steps "
-                f"from {reached.place.step} on and sample them anew with --rewind",
+                f"from {place.step} on, and have them sampled and trained anew, with --rewind",
             ) from error
+        logger.warning("gave up the steps from %s on: %s", place.step, error)
+        self._history.log.abandon(place, f"given-up-in-epoch-{self._epoch}")
 
     def _repeat(self, record: StepRecord, groups: list[Group], outcome: Outcome) -> None:
         self._replay.take(record, groups, outcome.set_aside)

@@ -10,7 +10,9 @@ runs/<name>-<UTC time>/
     token           the bearer token, readable by its owner alone
     metrics.jsonl   one object a step
     summary.json    what came of the run
+    diverged.json   why a run stopped that must not go on by itself
     trajectories/   the step log
+    dead/           prompt numbers and messages that were given up
     checkpoints/    snapshots to resume from
     weights/        published blobs
     model/          the trained model, a Hugging Face folder
@@ -99,6 +101,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def dead(self) -> Path:
+        return self.path / "dead"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -122,6 +128,21 @@ class RunFolder:
     def enter_epoch(self, epoch: int) -> None:
         """Put an epoch on the disk, before anybody hears of it."""
         self._replace("epoch", f"{epoch}\n".encode())
+
+    @property
+    def diverged(self) -> str | None:
+        """Why the run stopped and must not go on by itself, if it did."""
+        if not (self.path / "diverged.json").exists():
+            return None
+        return str(self.read_json("diverged.json")["reason"])
+
+    def remember_divergence(self, reason: str) -> None:
+        """Let no learner go on here before a person has looked."""
+        self.write_json("diverged.json", {"reason": reason})
+
+    def forget_divergence(self) -> None:
+        """A person has looked."""
+        (self.path / "diverged.json").unlink(missing_ok=True)
 
     def write_config(self, settings: Settings, config_hash: str) -> None:
         """Keep the resolved settings beside what they led to."""
@@ -150,22 +171,6 @@ class RunFolder:
     def write_json(self, name: str, content: dict[str, object]) -> None:
         """Replace a JSON file in one move, so that nobody reads half of it."""
         self._replace(name, json.dumps(content, indent=2).encode() + b"\n")
-
-    def append_metrics(self, line: dict[str, object]) -> None:
-        """Add one step to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def read_metrics(self) -> list[dict[str, object]]:
-        """The lines of metrics.jsonl; one that a crash cut short does not count."""
-        if not self.metrics.exists():
-            return []
-        whole, _, _ = self.metrics.read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
-
-    def rewrite_metrics(self, lines: list[dict[str, object]]) -> None:
-        """Replace metrics.jsonl."""
-        self._replace("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def _acquire(self) -> TextIO:
         # Opened for appending: the holder's number must stay readable to one who comes too late.

@@ -51,6 +51,8 @@ class StepRecord(Struct, frozen=True):
     data_hash: str
     closed: dict[int, Disposition]
     """Numbers that got their final state without a step, since the record before."""
+    reopened: dict[int, Disposition]
+    """Numbers that a person asked for again since the record before, and what they had been."""
     ledger: LedgerState
     """In which the groups' numbers are still open."""
     groups: tuple[bytes, ...]

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from volley.learner.ledger import Delivery, Disposition, Ledger, LedgerState, closing
+from volley.learner.dead import DeadLetters
+from volley.learner.ledger import Changes, Delivery, Disposition, Ledger, LedgerState, closing
 from volley.learner.prompts import Prompts
 from volley.schemas.codec import GroupLimits, InvalidMessage, decode_result, encode
 from volley.schemas.groups import (
@@ -52,17 +53,20 @@ class Tasks:
         limits: GroupLimits,
         rules: TaskRules,
         head: Version,
+        dead: DeadLetters,
     ) -> None:
         self._prompts = prompts
         self._queue = queue
         self._limits = limits
         self._rules = rules
         self._head = head
+        self._dead = dead
         self._unissued: set[int] = set()
         self.num_kept_back = 0
         """Tasks that wait for room in a full Redis."""
         self._failures_before_first_group: int | None = 0
         self._closed: dict[int, Disposition] = {}
+        self._reopened: dict[int, Disposition] = {}
         self._lock = threading.Lock()
         self.ledger = Ledger()
 
@@ -77,6 +81,7 @@ class Tasks:
         """Fill the free places with the next numbers, to be sampled from `head` or newer."""
         with self._lock:
             self._head = head
+            self._reopen()
             self._unissued.update(self.ledger.issue(self._rules.places - len(self.ledger.open)))
             self._issue_where_it_fits()
 
@@ -91,6 +96,7 @@ class Tasks:
                 result = decode_result(delivery.body, self._limits)
                 self._check_origin(result, number)
             except InvalidMessage as error:
+                self._dead.add_message(number, delivery.body, str(error))
                 self._try_again(delivery, Delivery.INVALID, str(error))
                 return None
             if isinstance(result, Failure):
@@ -110,22 +116,27 @@ class Tasks:
         with self._lock:
             if task.number in self.ledger.wanted:
                 logger.warning("lease lost", extra={"number": task.number, "worker": task.worker})
-                self._reissue(task.number, task.held, "lease")
+                self._reissue(task.number, task.held, "lease", f"last held by {task.worker}")
 
-    def snapshot(self) -> tuple[LedgerState, dict[int, Disposition]]:
-        """The ledger, and which numbers got their state since the last logged step."""
+    def snapshot(self) -> tuple[LedgerState, Changes]:
+        """The ledger, and how it came to differ from that of the last logged step."""
         with self._lock:
-            return self.ledger.state(), dict(self._closed)
+            return self.ledger.state(), Changes(dict(self._closed), dict(self._reopened))
 
     def logged(self, groups: Sequence[Group]) -> None:
         """These groups are on the disk, with the snapshot: the queue may forget them."""
         with self._lock:
             self._closed.clear()
+            self._dead.forget(self._reopened)
+            self._reopened.clear()
             self._queue.drop([group.number for group in groups])
 
-    def close(self, dispositions: Mapping[int, Disposition]) -> None:
-        """Give logged numbers their final state."""
+    def close(self, dispositions: Mapping[int, Disposition], reason: str | None) -> None:
+        """Give logged numbers their final state; `reason` is why some are refused."""
         with self._lock:
+            for number, disposition in dispositions.items():
+                if disposition is Disposition.REFUSED:
+                    self._bury(number, disposition, "refused", reason or "")
             self.ledger.close(dispositions)
 
     def reconcile(self) -> None:
@@ -178,7 +189,9 @@ class Tasks:
 
     def _judge_failure(self, delivery: redis_stream.Delivery, failure: Failure) -> None:
         if failure.reason is FailureReason.HANDED_BACK:
-            self._reissue(delivery.number, delivery.held, failure.reason, strike=False)
+            self._reissue(
+                delivery.number, delivery.held, failure.reason, failure.detail, strike=False
+            )
         else:
             self._try_again(delivery, Delivery.FAILED, f"{failure.reason}: {failure.detail}")
 
@@ -186,18 +199,35 @@ class Tasks:
         logger.warning("%s delivery", kind, extra={"number": delivery.number, "detail": detail})
         self.ledger.count(kind)
         self._stop_if_nothing_ever_worked(detail)
-        self._reissue(delivery.number, delivery.held, kind)
+        self._reissue(delivery.number, delivery.held, kind, detail)
 
-    def _reissue(self, number: int, held: str, reason: str, *, strike: bool = True) -> None:
+    def _reissue(
+        self, number: int, held: str, reason: str, detail: str, *, strike: bool = True
+    ) -> None:
         strikes = self.ledger.retry(number, reason, strike=strike)
         if strikes < self._rules.max_attempts:
             self._queue.reissue(number, held, self._body(number))
             return
         logger.warning("skipped number", extra={"number": number, "strikes": strikes})
+        self._bury(number, Disposition.SKIPPED, reason, detail)
         skipped = closing([number], Disposition.SKIPPED)
         self.ledger.close(skipped)
         self._closed |= skipped
         self._queue.drop([number])
+
+    def _bury(self, number: int, disposition: Disposition, reason: str, detail: str) -> None:
+        prompt = self._prompts[number].prompt
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        attempts = self.ledger.attempt(number)
+        self._dead.add_number(number, disposition, reason, detail, attempts, text)
+
+    def _reopen(self) -> None:
+        """Open again what a person has asked for; the next logged step carries it."""
+        for letter in self._dead.take_requeued():
+            if letter.number not in self._reopened:
+                self.ledger.reopen(letter.number, letter.disposition, letter.num_attempts)
+                self._reopened[letter.number] = letter.disposition
+                self._unissued.add(letter.number)
 
     def _stop_if_nothing_ever_worked(self, detail: str) -> None:
         if self._failures_before_first_group is None:
