@@ -16,13 +16,16 @@ from volley.learner.weight_store import WeightStore
 from volley.schemas.codec import GroupLimits, decode_result, encode
 from volley.schemas.groups import SCHEMA_VERSION, Failure, Group, Task, Version
 from volley.schemas.manifest import Manifest
-from volley.schemas.run_spec import ModelFile, RewardSpec, RunSpec, SamplingSpec
+from volley.schemas.run_spec import ModelFile, RewardLimits, RewardSpec, RunSpec, SamplingSpec
 from volley.schemas.status import StatusReport, WorkerReport
 from volley.transport.redis_stream import LearnerQueue
 
 TOKEN = "a-token-for-tests"
 SAMPLING = SamplingSpec(4, 1.0, 6, (VOCAB["<eos>"],))
 EXACT_MATCH = RewardSpec("exact_match", 1.0, None)
+REWARD_LIMITS = RewardLimits(
+    timeout_s=60.0, max_memory_bytes=2**30, num_processes=1, on_failure=None
+)
 MAX_BODY_BYTES = 2**20
 
 
@@ -38,6 +41,7 @@ class LearnerSide:
         sampling: SamplingSpec = SAMPLING,
         code_folder: Path = Path(),
         port: int = 0,
+        reward_limits: RewardLimits = REWARD_LIMITS,
     ) -> None:
         model_folder = save_tiny_qwen3(folder / "model")
         blobs = folder / "blobs"
@@ -58,6 +62,7 @@ class LearnerSide:
             vocab_size=self.policy.vocab_size,
             sampling=sampling,
             rewards=rewards,
+            reward_limits=reward_limits,
             code_folder=str(code_folder),
             redis_url=redis_url,
             lease_s=1.0,

@@ -7,7 +7,7 @@ from tests.reports import REPORT
 from volley.learner.api import ApiServer, create_app
 from volley.learner.weight_store import WeightStore
 from volley.schemas.groups import SCHEMA_VERSION
-from volley.schemas.run_spec import RunSpec, SamplingSpec
+from volley.schemas.run_spec import RewardLimits, RunSpec, SamplingSpec
 
 TOKEN = "a-secret-token"
 SPEC = RunSpec(
@@ -19,6 +19,7 @@ SPEC = RunSpec(
     vocab_size=64,
     sampling=SamplingSpec(2, 1.0, 8, (1,)),
     rewards=(),
+    reward_limits=RewardLimits(60.0, 2**30, 1, None),
     code_folder="",
     redis_url="redis://:hidden@127.0.0.1:1",
     lease_s=1.0,

@@ -14,7 +14,7 @@ from volley.rollout.engine_transformers import TransformersEngine
 from volley.rollout.intake import Intake
 from volley.rollout.leases import Leases
 from volley.rollout.outage import Outage
-from volley.rollout.rewards import load_rewards
+from volley.rollout.reward_code import load_rewards
 from volley.rollout.scoring import Scoring
 from volley.rollout.tokenizer import Tokenizer
 from volley.rollout.weight_sync import WeightSync

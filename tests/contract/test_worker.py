@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from tests.learner_side import TOKEN, LearnerSide
+from tests.learner_side import EXACT_MATCH, TOKEN, LearnerSide
 from tests.waiting import wait_until
 from volley.rollout.assembly import run_worker
 from volley.rollout.settings import EngineName, WorkerSettings
 from volley.schemas.codec import encode
 from volley.schemas.groups import Failure, FailureReason, Group, StopReason, Version
-from volley.schemas.run_spec import RewardSpec
+from volley.schemas.run_spec import RewardLimits, RewardSpec
 from volley.telemetry.stops import Stop
 from volley.transport.tensors import hash_bytes
 
@@ -202,6 +202,72 @@ def test_a_reward_that_raises_is_a_failure_with_the_users_traceback(
     assert failure.reason is FailureReason.REWARD
     assert "mine:count" in failure.detail
     assert "ZeroDivisionError" in failure.detail
+
+
+PICKY = b"""
+import os
+
+def is_liked(text):
+    return len(set(text)) % 2 == 0
+
+def picky(completions, **columns):
+    if not all(map(is_liked, completions)):
+        os._exit(1)
+    return [float(len(text)) for text in completions]
+"""
+
+
+@pytest.mark.parametrize(("on_failure", "left"), [(None, (None, None)), (-1.0, (-1.0, 0.0))])
+def test_a_sample_that_kills_its_reward_harms_no_other(
+    tmp_path, redis_url, run_name, start_worker, on_failure, left
+):
+    (tmp_path / "mine.py").write_bytes(PICKY)
+    rewards = (RewardSpec("mine:picky", 1.0, hash_bytes(PICKY)), EXACT_MATCH)
+    limits = RewardLimits(60.0, 2**30, 2, on_failure)
+    with LearnerSide(
+        tmp_path, redis_url, run_name, rewards, code_folder=tmp_path, reward_limits=limits
+    ) as side:
+        side.publish(0)
+        side.issue(*(side.task(number) for number in range(8)))
+        worker = start_worker(side.url)
+        results = side.collect(8).values()
+        worker.leaving.set()
+        assert worker.join() is None
+    rewards_by_liking: dict[bool, set[object]] = {True: set(), False: set()}
+    for result in results:
+        if isinstance(result, Failure):
+            assert result.reason is FailureReason.REWARD
+            continue
+        for trajectory in result.trajectories:
+            is_liked = len(set(trajectory.text)) % 2 == 0
+            rewards_by_liking[is_liked].add(trajectory.rewards)
+            assert trajectory.rewards == ((len(trajectory.text), 0.0) if is_liked else left)
+    assert rewards_by_liking[True]
+    assert rewards_by_liking[False] == {left}
+
+
+def test_a_reward_that_is_being_waited_for_shows_as_progress(
+    tmp_path, redis_url, run_name, start_worker
+):
+    code = b"def hang(completions):\n    import threading\n    threading.Event().wait()\n"
+    (tmp_path / "mine.py").write_bytes(code)
+    rewards = (RewardSpec("mine:hang", 1.0, hash_bytes(code)),)
+    with LearnerSide(tmp_path, redis_url, run_name, rewards, code_folder=tmp_path) as side:
+        side.publish(0)
+        side.issue(side.task(0))
+        worker = start_worker(side.url)
+        most_tokens = 1 + side.spec.sampling.num_generations * 6
+        wait_until(lambda: progress(side) > most_tokens)
+        before = progress(side)
+        wait_until(lambda: progress(side) > before)
+        worker.leaving.set()
+        (failure,) = side.collect(1).values()
+        assert isinstance(failure, Failure)
+        assert failure.reason is FailureReason.HANDED_BACK
+
+
+def progress(side: LearnerSide) -> int:
+    return max((task.progress for task in side.queue.held_tasks()), default=0)
 
 
 def test_other_reward_code_than_the_learners_is_refused_at_join(

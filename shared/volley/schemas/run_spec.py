@@ -47,6 +47,18 @@ class RewardSpec(Struct, frozen=True):
     """BLAKE3 of the module's file; None for a built-in function."""
 
 
+class RewardLimits(Struct, frozen=True):
+    """What each worker allows the reward functions that are not built in."""
+
+    timeout_s: float
+    """Of one call, with all completions of a group or, if that failed, with one."""
+    max_memory_bytes: int
+    """Of one reward process."""
+    num_processes: int
+    on_failure: float | None
+    """The reward of a completion whose own call failed; None leaves it out of the training."""
+
+
 class RunSpec(Struct, frozen=True):
     """A run, as far as workers are concerned."""
 
@@ -60,6 +72,7 @@ class RunSpec(Struct, frozen=True):
     vocab_size: int
     sampling: SamplingSpec
     rewards: tuple[RewardSpec, ...]
+    reward_limits: RewardLimits
     code_folder: str
     """Where the learner found the reward code; a hint for workers on the same machine."""
     redis_url: str

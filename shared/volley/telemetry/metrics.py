@@ -1,7 +1,7 @@
 """Every Prometheus name of Volley, made from a process's own counts when it is scraped."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -100,6 +100,8 @@ class WorkerVitals:
     num_loads: int = 0
     """Versions loaded since it started, and how long that took in all."""
     load_s: float = 0.0
+    rewards_failed: Mapping[str, int] = field(default_factory=dict)
+    """Completions left without a reward, by how that came."""
 
 
 class VitalsCollector(Collector):
@@ -124,6 +126,12 @@ class VitalsCollector(Collector):
             count_value=vitals.num_loads,
             sum_value=vitals.load_s,
         )
+        failed = CounterMetricFamily(
+            "volley_rewards_failed", "Completions left without a reward", labels=["kind"]
+        )
+        for kind, count in vitals.rewards_failed.items():
+            failed.add_metric([kind], count)
+        yield failed
         if vitals.version is not None:
             yield GaugeMetricFamily(
                 "volley_weights_epoch", "Of the weights sampled from", vitals.version.epoch

@@ -1,7 +1,8 @@
 import pytest
 
-from volley.learner.reward_code import read_reward_specs
+from volley.learner.reward_code import read_reward_specs, reward_limits
 from volley.learner.settings import RewardSettings
+from volley.schemas.run_spec import RewardLimits
 from volley.telemetry.stops import Stop
 from volley.transport.tensors import hash_bytes
 
@@ -42,3 +43,9 @@ def test_a_function_that_cannot_be_found_is_named(tmp_path, function, words):
     with pytest.raises(Stop, match=r"reward\.functions") as caught:
         specs(tmp_path, function)
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize(("on_failure", "sent"), [("skip", None), (-1, -1.0), (0.0, 0.0)])
+def test_workers_are_told_the_limits_and_what_a_failure_is_worth(on_failure, sent):
+    limits = reward_limits(RewardSettings(timeout_s=5, num_processes=3, on_failure=on_failure))
+    assert limits == RewardLimits(5.0, 4 * 2**30, 3, sent)

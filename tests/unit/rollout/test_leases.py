@@ -1,5 +1,7 @@
 """What a worker holds, counted by hand."""
 
+import pytest
+
 from volley.rollout.leases import LeasedTask, Leases
 from volley.schemas.groups import SCHEMA_VERSION, Task, Version
 from volley.transport.redis_stream import Lease
@@ -53,3 +55,20 @@ def test_standing_still_is_measured_from_the_last_token_or_reward():
     leases.advance_reward("task-1")
     now[0] = 106.5
     assert leases.idle_s == 2.5
+
+
+def test_scoring_is_progress_by_itself_until_the_task_is_released():
+    now = [100.0]
+    leases = Leases(clock=lambda: now[0])
+    leases.add(make_leased(1))
+    leases.add(make_leased(2))
+    leases.begin_scoring("task-1")
+    leases.begin_scoring("a task that was lost")
+    now[0] = 100.55
+    assert leases.progress() == {"task-1": 6, "task-2": 1}
+    assert leases.idle_s == pytest.approx(0.55)
+    leases.advance_reward("task-1")
+    assert leases.progress() == {"task-1": 7, "task-2": 1}
+    leases.release("task-1", completed=True)
+    leases.add(make_leased(1))
+    assert leases.progress() == {"task-1": 1, "task-2": 1}

@@ -24,6 +24,7 @@ WELL = WorkerVitals(
     num_leases=3,
     num_loads=4,
     load_s=0.5,
+    rewards_failed={"raised": 2, "died": 0},
 )
 
 
@@ -67,7 +68,7 @@ def test_metrics_are_those_of_the_moment(server):
     status, body = get(server, "/metrics", BEARER)
     assert status == 200
     samples = {
-        sample.name: sample.value
+        sample.name + "".join(sample.labels.values()): sample.value
         for family in text_string_to_metric_families(body)
         for sample in family.samples
     }
@@ -78,6 +79,8 @@ def test_metrics_are_those_of_the_moment(server):
         "volley_redis_up": 1,
         "volley_weights_load_seconds_count": 4,
         "volley_weights_load_seconds_sum": 0.5,
+        "volley_rewards_failed_totalraised": 2,
+        "volley_rewards_failed_totaldied": 0,
         "volley_weights_epoch": 2,
         "volley_weights_step": 7,
     }

@@ -8,7 +8,7 @@ import ast
 from pathlib import Path
 
 from volley.learner.settings import RewardSettings
-from volley.schemas.run_spec import BUILTIN_REWARDS, RewardSpec
+from volley.schemas.run_spec import BUILTIN_REWARDS, RewardLimits, RewardSpec
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.tensors import hash_bytes
 
@@ -18,6 +18,16 @@ def read_reward_specs(settings: RewardSettings, code_folder: Path) -> tuple[Rewa
     return tuple(
         RewardSpec(name, weight, _file_hash(name, code_folder))
         for name, weight in zip(settings.functions, settings.function_weights, strict=True)
+    )
+
+
+def reward_limits(settings: RewardSettings) -> RewardLimits:
+    """What workers allow these functions."""
+    return RewardLimits(
+        timeout_s=settings.timeout_s,
+        max_memory_bytes=settings.max_memory_bytes,
+        num_processes=settings.num_processes,
+        on_failure=None if settings.on_failure == "skip" else settings.on_failure,
     )
 
 

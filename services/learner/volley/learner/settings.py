@@ -20,6 +20,9 @@ from volley.telemetry.stops import ExitCode, Stop
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
+MIN_REWARD_BYTES = 64 * 2**20
+"""Python itself needs a part of it."""
+
 # Read by the processes themselves, never part of the TOML.
 PROCESS_VARIABLES = (
     "VOLLEY_TOKEN",
@@ -123,6 +126,14 @@ class RewardSettings(Section):
     """`module:function` beside the config file, or the bare name of a built-in one."""
     weights: tuple[float, ...] | None = None
     """One per function; left out: 1 each."""
+    timeout_s: PositiveFloat = 60.0
+    """Seconds for one call, with a whole group or, if that failed, with one completion."""
+    max_memory_bytes: Annotated[int, Field(ge=MIN_REWARD_BYTES)] = 4 * 2**30
+    """Data of one reward process, at most."""
+    num_processes: PositiveInt = 2
+    """Reward processes of each worker."""
+    on_failure: Literal["skip"] | Annotated[float, Field(allow_inf_nan=False)] = "skip"
+    """Reward of a completion that fails alone, too; `skip` leaves it out of mean, std and loss."""
 
     @model_validator(mode="after")
     def _one_weight_per_function(self) -> Self:

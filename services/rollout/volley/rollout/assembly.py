@@ -5,7 +5,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from volley.rollout.heartbeat import Heartbeat
 from volley.rollout.intake import Intake
 from volley.rollout.leases import Leases
 from volley.rollout.outage import Outage
-from volley.rollout.rewards import load_rewards
+from volley.rollout.reward_pool import RewardPool
 from volley.rollout.scoring import Scoring
 from volley.rollout.settings import EngineName, WorkerSettings, redis_address
 from volley.rollout.tokenizer import Tokenizer
@@ -84,7 +84,9 @@ def _join_and_work(
         engine = _make_engine(settings, spec, Path(folder))
         tokenizer = Tokenizer(Path(folder))
     try:
-        _work(settings, spec, client, engine, tokenizer, vitals, leaving)
+        code_folder = _code_folder(settings, spec)
+        with closing(RewardPool(spec.rewards, code_folder, spec.reward_limits)) as rewards:
+            _work(settings, spec, client, engine, tokenizer, rewards, vitals, leaving)
     except (InvalidWeights, LoadFailed, QueueMisconfigured) as error:
         raise Stop(ExitCode.ENVIRONMENT, str(error)) from error
     finally:
@@ -142,14 +144,15 @@ def _work(
     client: LearnerClient,
     engine: Engine,
     tokenizer: Tokenizer,
+    rewards: RewardPool,
     vitals: VitalsServer | None,
     leaving: threading.Event,
 ) -> None:
     name = uuid.uuid4().hex
-    rewards = load_rewards(spec.rewards, _code_folder(settings, spec))
     queue = WorkerQueue(redis_address(settings.redis_url, spec.redis_url), spec.run, name)
     outage, leases = Outage("Redis"), Leases()
-    scoring = Scoring(name, rewards, tokenizer.text_of, queue, leases, outage)
+    on_failure = spec.reward_limits.on_failure
+    scoring = Scoring(name, rewards.rewards, tokenizer.text_of, queue, leases, outage, on_failure)
     weights = WeightSync(client, spec.run)
     intake = Intake(name, spec, queue, scoring, outage, leaving)
     worker = Worker(name, spec, engine, queue, weights, leases, scoring, intake, leaving)
@@ -158,7 +161,7 @@ def _work(
         queue, leases, name, settings.engine, device, lambda: worker.serving, spec.lease_s, outage
     )
     if vitals is not None:
-        vitals.watch(partial(_look_at, worker, leases, outage))
+        vitals.watch(partial(_look_at, worker, leases, outage, rewards))
     logger.info(
         "joined the run",
         extra={"run": spec.run, "worker": name, "engine": settings.engine, "device": device},
@@ -225,7 +228,9 @@ def _code_folder(settings: WorkerSettings, spec: RunSpec) -> Path:
     return hint if spec.code_folder and hint.is_dir() else Path.cwd()
 
 
-def _look_at(worker: Worker, leases: Leases, redis_outage: Outage) -> WorkerVitals:
+def _look_at(
+    worker: Worker, leases: Leases, redis_outage: Outage, rewards: RewardPool
+) -> WorkerVitals:
     return WorkerVitals(
         version=worker.serving.version if worker.serving else None,
         redis_up=redis_outage.is_up,
@@ -234,6 +239,7 @@ def _look_at(worker: Worker, leases: Leases, redis_outage: Outage) -> WorkerVita
         num_leases=len(leases.held()),
         num_loads=worker.num_loads,
         load_s=worker.load_s,
+        rewards_failed=rewards.failed,
     )
 
 

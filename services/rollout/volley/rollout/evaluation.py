@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from volley.rollout.device import choose_device
 from volley.rollout.engine import SampledGroup, SampleRequest, Unservable
 from volley.rollout.engine_transformers import TransformersEngine
-from volley.rollout.rewards import Reward, RewardFailed, load_rewards
+from volley.rollout.reward_code import load_rewards
+from volley.rollout.rewards import Reward, RewardFailed
 from volley.rollout.tokenizer import Tokenizer
 from volley.schemas.groups import Version
 from volley.schemas.run_spec import RewardSpec, SamplingSpec

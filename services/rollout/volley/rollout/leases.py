@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from volley.schemas.groups import Task
 from volley.transport.redis_stream import Lease
 
+TICK_S = 0.1
+"""Of scoring counts as one more step of progress."""
+
 
 @dataclass(frozen=True, slots=True)
 class LeasedTask:
@@ -29,6 +32,7 @@ class Leases:
         self._lock = threading.Lock()
         self._tasks: dict[str, LeasedTask] = {}
         self._progress: dict[str, int] = {}
+        self._scored_since: dict[str, float] = {}
         self._lost: set[str] = set()
         self._num_tokens = 0
         self._num_groups = 0
@@ -48,6 +52,12 @@ class Leases:
             self._num_tokens += sum(num_tokens.values())
             self._touch()
 
+    def begin_scoring(self, task_id: str) -> None:
+        """From now on its progress grows with time: rewards have deadlines of their own."""
+        with self._lock:
+            if task_id in self._tasks:
+                self._scored_since[task_id] = self._clock()
+
     def advance_reward(self, task_id: str) -> None:
         """Count a reward function that returned; the task may be lost by now."""
         with self._lock:
@@ -60,6 +70,7 @@ class Leases:
         with self._lock:
             self._tasks.pop(task_id, None)
             self._progress.pop(task_id, None)
+            self._scored_since.pop(task_id, None)
             self._num_groups += completed
             self._touch()
 
@@ -79,9 +90,13 @@ class Leases:
             return tuple(self._tasks.values())
 
     def progress(self) -> dict[str, int]:
-        """A counter per task id that grows with tokens and rewards."""
+        """A counter per task id that grows with tokens, rewards and the time spent on them."""
         with self._lock:
-            return dict(self._progress)
+            now = self._clock()
+            return {
+                task_id: count + int((now - self._scored_since.get(task_id, now)) / TICK_S)
+                for task_id, count in self._progress.items()
+            }
 
     @property
     def num_tokens(self) -> int:

@@ -5,29 +5,46 @@ text per completion. None means that the function does not apply. A function get
 that it names, or all with `**kwargs`; it may be async.
 
 A failure is never a reward: whatever is not a list of G numbers raises RewardFailed.
+
+A function of the user's runs in a process of its own: see reward_pool.py.
 """
 
 import asyncio
 import inspect
 import math
-import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from numbers import Real
-from pathlib import Path
-from types import ModuleType
 
-from volley.schemas.run_spec import BUILTIN_REWARDS, RewardSpec
-from volley.telemetry.stops import ExitCode, Stop
-from volley.transport.tensors import hash_bytes
+from volley.schemas.run_spec import BUILTIN_REWARDS
 
 RewardFunction = Callable[..., object]
 Prompt = str | list[dict[str, str]]
 
 
+class FailureKind(StrEnum):
+    RAISED = "raised"
+    """An exception, or something that is not a reward."""
+    MISCOUNTED = "miscounted"
+    """Not one reward for each completion."""
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMED_OUT = "timed_out"
+    DIED = "died"
+    """Its process ended before it answered."""
+
+
 class RewardFailed(Exception):
     """A reward function did not give rewards; the text names it and says why."""
+
+    def __init__(self, text: str, kind: FailureKind = FailureKind.RAISED) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+Score = float | None | RewardFailed
+"""Of one completion: a reward, None where the function does not apply, or why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +69,18 @@ class Reward:
             if not isinstance(answer, Iterable):
                 raise TypeError(f"gave {type(answer).__name__}, not a list of rewards")
             rewards = list(answer)
-        # User code may raise anything, and none of it may end the worker.
+        # User code may raise anything, and none of it may end the process.
+        except MemoryError as error:
+            text = f"reward {self.name} ran out of memory\n{user_traceback(error, __file__)}"
+            raise RewardFailed(text, FailureKind.OUT_OF_MEMORY) from error
         except (Exception, SystemExit) as error:
-            raise RewardFailed(f"reward {self.name} raised\n{_user_traceback(error)}") from error
+            raise RewardFailed(
+                f"reward {self.name} raised\n{user_traceback(error, __file__)}"
+            ) from error
         if len(rewards) != num_completions:
             raise RewardFailed(
-                f"reward {self.name} gave {len(rewards)} values for {num_completions} completions"
+                f"reward {self.name} gave {len(rewards)} values for {num_completions} completions",
+                FailureKind.MISCOUNTED,
             )
         return tuple(self._checked(reward) for reward in rewards)
 
@@ -97,66 +120,18 @@ def exact_match(completions: list[str], answer: list[object]) -> list[float]:
     ]
 
 
-_BUILTIN: Mapping[str, RewardFunction] = {"exact_match": exact_match}
-assert tuple(_BUILTIN) == BUILTIN_REWARDS
-
-
-def load_rewards(specs: Sequence[RewardSpec], code_folder: Path) -> tuple[Reward, ...]:
-    """The run's reward functions in order, their code verified; raises Stop naming the file."""
-    modules: dict[str, ModuleType] = {}
-    return tuple(Reward(spec.name, _load(spec, code_folder, modules)) for spec in specs)
-
-
-def _load(spec: RewardSpec, code_folder: Path, modules: dict[str, ModuleType]) -> RewardFunction:
-    module_name, colon, function_name = spec.name.partition(":")
-    if not colon:
-        if spec.name not in _BUILTIN:
-            raise Stop(ExitCode.CONFIG, f"reward {spec.name}: not built into this version")
-        return _BUILTIN[spec.name]
-    if module_name not in modules:
-        modules[module_name] = _import_file(spec, code_folder, module_name)
-    function: object = getattr(modules[module_name], function_name, None)
-    if not callable(function):
-        raise Stop(ExitCode.CONFIG, f"reward {spec.name}: the module has no such function")
-    return function
-
-
-def _import_file(spec: RewardSpec, code_folder: Path, module_name: str) -> ModuleType:
-    """The module made from the very bytes that were hashed."""
-    path = code_folder / f"{module_name.replace('.', '/')}.py"
-    fix = "give the folder that holds the run's reward code with --code"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Stop(
-            ExitCode.CONFIG, f"reward {spec.name}: cannot read {path}: {error.strerror}: {fix}"
-        ) from error
-    if spec.file_hash != hash_bytes(content):
-        raise Stop(
-            ExitCode.CONFIG, f"reward {spec.name}: {path} is not the learner's version: {fix}"
-        )
-    module = ModuleType(f"reward_code.{module_name}")
-    module.__file__ = str(path)
-    # Dataclasses look their module up; modules beside it may be imported.
-    sys.modules[module.__name__] = module
-    sys.path.insert(0, str(code_folder))
-    try:
-        exec(compile(content, path, "exec"), module.__dict__)
-    except Exception as error:
-        raise Stop(
-            ExitCode.CONFIG,
-            f"reward {spec.name}: importing {path} failed\n{_user_traceback(error)}",
-        ) from error
-    return module
+BUILTIN: Mapping[str, Reward] = {"exact_match": Reward("exact_match", exact_match)}
+"""They are ours, so they need no process of their own."""
+assert tuple(BUILTIN) == BUILTIN_REWARDS
 
 
 async def _awaited(answer: Awaitable[object]) -> object:
     return await answer
 
 
-def _user_traceback(error: BaseException) -> str:
-    """The traceback from the user's first frame on."""
+def user_traceback(error: BaseException, own_file: str) -> str:
+    """The traceback from the first frame on that is not in `own_file`."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_next and frames.tb_frame.f_code.co_filename == __file__:
+    while frames is not None and frames.tb_next and frames.tb_frame.f_code.co_filename == own_file:
         frames = frames.tb_next
     return "".join(traceback.format_exception(type(error), error, frames)).rstrip()

@@ -7,7 +7,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from tenacity import (
     RetryCallState,
@@ -22,7 +23,8 @@ from tenacity import (
 from volley.rollout.engine import Sample
 from volley.rollout.leases import LeasedTask, Leases
 from volley.rollout.outage import Outage
-from volley.rollout.rewards import Reward, RewardFailed
+from volley.rollout.reward_pool import RewardsClosed
+from volley.rollout.rewards import Prompt, RewardFailed, Score
 from volley.schemas.codec import encode
 from volley.schemas.groups import (
     SCHEMA_VERSION,
@@ -43,6 +45,16 @@ NUM_THREADS = 4
 MAX_PAUSE_S = 2.0
 
 
+class Rewarding(Protocol):
+    """A reward function as it is called here, from several threads at once."""
+
+    def score(
+        self, prompt: Prompt, completions: Sequence[str], columns: Mapping[str, object]
+    ) -> Sequence[Score]:
+        """One score per completion; raises RewardFailed where none has a reward, RewardsClosed."""
+        ...
+
+
 class Scoring:
     """Scores and delivers groups in the order of `submit`, some at a time.
 
@@ -52,11 +64,12 @@ class Scoring:
     def __init__(
         self,
         worker: str,
-        rewards: Sequence[Reward],
+        rewards: Sequence[Rewarding],
         text_of: Callable[[Sequence[int]], str],
         results: WorkerQueue,
         leases: Leases,
         redis_outage: Outage,
+        reward_on_failure: float | None = None,
     ) -> None:
         self._worker = worker
         self._rewards = rewards
@@ -64,10 +77,11 @@ class Scoring:
         self._results = results
         self._leases = leases
         self._redis_outage = redis_outage
+        self._reward_on_failure = reward_on_failure
         self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._abandoned = threading.Event()
         self._broken: BaseException | None = None
-        # Daemons: a reward that hangs must not keep the process from leaving.
+        # Daemons: a group that is being scored must not keep the process from leaving.
         self._threads = [
             threading.Thread(target=self._work, name=f"scoring-{index}", daemon=True)
             for index in range(NUM_THREADS)
@@ -77,6 +91,7 @@ class Scoring:
 
     def submit(self, leased: LeasedTask, samples: Sequence[Sample]) -> None:
         """Score the samples of a task and deliver the group, or why there is none."""
+        self._leases.begin_scoring(leased.id)
         self._waiting.put(lambda: self._deliver(leased.lease, self._score(leased, samples)))
 
     def submit_failure(self, lease: Lease, failure: Failure) -> None:
@@ -101,21 +116,24 @@ class Scoring:
         try:
             while job := self._waiting.get():
                 job()
+        except RewardsClosed:
+            logger.debug("left a group unscored")
         except BaseException as error:
             self._broken = error
 
     def _score(self, leased: LeasedTask, samples: Sequence[Sample]) -> Group | Failure:
         task = leased.task
         texts = [self._text_of(sample.token_ids) for sample in samples]
-        rewards_G: list[tuple[float | None, ...]] = [()] * len(samples)
+        scores_G: list[tuple[Score, ...]] = [()] * len(samples)
         try:
             for reward in self._rewards:
-                scores_G = reward.score(task.prompt, texts, task.columns)
-                rewards_G = [(*scores, x) for scores, x in zip(rewards_G, scores_G, strict=True)]
+                more_G = reward.score(task.prompt, texts, task.columns)
+                scores_G = [(*scores, x) for scores, x in zip(scores_G, more_G, strict=True)]
                 self._leases.advance_reward(leased.id)
                 reach("mid-reward", task.number)
         except RewardFailed as error:
             return failure_of(task, self._worker, FailureReason.REWARD, str(error))
+        rewards_G = [settle(scores, self._reward_on_failure) for scores in scores_G]
         return Group(
             schema_version=SCHEMA_VERSION,
             run=task.run,
@@ -151,6 +169,16 @@ class Scoring:
     def _note_outage(self, state: RetryCallState) -> None:
         if state.outcome is not None:
             self._redis_outage.failed(state.outcome.exception())
+
+
+def settle(scores: Sequence[Score], on_failure: float | None) -> tuple[float | None, ...]:
+    """What is sent for a sample: of one with a failure nothing, unless that is given a reward.
+
+    Without the failed function the others would make a sum that is not comparable.
+    """
+    rewards = [on_failure if isinstance(score, RewardFailed) else score for score in scores]
+    has_failed = any(isinstance(score, RewardFailed) for score in scores)
+    return (None,) * len(scores) if has_failed and on_failure is None else tuple(rewards)
 
 
 def failure_of(task: Task, worker: str, reason: FailureReason, detail: str) -> Failure:
