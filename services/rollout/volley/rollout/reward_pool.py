@@ -47,7 +47,7 @@ class RewardPool:
             pooled.get(spec.name) or BUILTIN[spec.name] for spec in specs
         )
         self._places = [_Place(codes, code_folder, limits) for _ in range(limits.num_processes)]
-        self._free: queue.SimpleQueue[_Place | None] = queue.SimpleQueue()
+        self._free: queue.LifoQueue[_Place | None] = queue.LifoQueue()
         for place in self._places:
             self._free.put(place)
         self._lock = threading.Lock()
