@@ -50,6 +50,16 @@ def test_a_killed_server_comes_back_with_what_it_acknowledged(redis_server):
     client.close()
 
 
+def test_no_second_server_works_on_the_same_data(redis_server, tmp_path):
+    folder = tmp_path / "run" / "redis"
+    with RedisServer(folder):
+        with pytest.raises(Stop, match=f"another `volley run` works on {folder.parent}") as caught:
+            RedisServer(folder).start()
+        assert caught.value.code is ExitCode.ANOTHER_LEARNER
+    with RedisServer(folder) as server:
+        assert ping(server.url)
+
+
 def test_a_stopped_server_is_gone(redis_server):
     redis_server.stop()
     with pytest.raises(QueueUnavailable, match="is it running there"):

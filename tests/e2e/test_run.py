@@ -14,6 +14,7 @@ import pytest
 from tests.processes import CONFIG, metrics, write_run
 from tests.waiting import wait_until
 from volley.schemas.status import StatusReport
+from volley.telemetry.stops import ExitCode
 from volley.transport.learner_client import LearnerClient, LearnerUnavailable
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
@@ -165,14 +166,63 @@ def kill_redis(folder: Path) -> None:
             os.kill(int(process.name), signal.SIGKILL)
 
 
-def test_a_learner_that_is_killed_ends_the_run_and_it_says_so(tmp_path):
+def test_a_killed_learner_is_started_again_where_the_workers_wait_for_it(tmp_path):
+    config = write_run(tmp_path, ENDLESS.replace("steps = 100000", "steps = 12"))
+    folder = tmp_path / "runs" / "run"
+    with running(config) as process:
+        first = wait_until(lambda: steps_on(folder, 3), START_S)
+        address = json.loads((folder / "server.json").read_text())
+        os.kill(address["pid"], signal.SIGKILL)
+        again = wait_until(lambda: in_another_epoch(folder, first), START_S)
+        assert json.loads((folder / "server.json").read_text())["url"] == address["url"]
+        assert again.version.step >= first.version.step
+        output, _ = process.communicate(timeout=2 * START_S)
+    assert process.returncode == 0, output
+    assert "learner died (signal SIGKILL), it is started again in 0.5 s" in output
+    assert output.count(" died ") == 1, "the workers have waited"
+    assert "Finished after 12 of 12 steps." in output
+    assert [line["step"] for line in metrics(folder)] == list(range(1, 13))
+    assert processes_about(tmp_path) == []
+
+
+def in_another_epoch(folder: Path, first: StatusReport) -> StatusReport | None:
+    report = steps_on(folder, first.version.step)
+    return report if report is not None and report.version.epoch > first.version.epoch else None
+
+
+def test_a_run_that_was_interrupted_goes_on_with_what_its_redis_holds(tmp_path):
+    config = write_run(tmp_path, ENDLESS.replace("steps = 100000", "steps = 40"))
+    command = volley("run", config)
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        folder = wait_until(lambda: next((tmp_path / "runs").glob("*"), None), START_S)
+        wait_until(lambda: steps_on(folder, 3), START_S)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=START_S)
+    done = json.loads((folder / "summary.json").read_text())["steps"]
+    assert f"Stopped after {done} of 40 steps." in output
+    assert list((folder / "redis" / "appendonlydir").iterdir())
+
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"resuming {folder} at step {done} of 40 (--fresh starts another run)" in again.stdout
+    assert "Finished after 40 of 40 steps." in again.stdout
+    assert [line["step"] for line in metrics(folder)] == list(range(1, 41))
+    assert not (folder / "redis").exists(), "nobody needs it any more"
+    assert processes_about(tmp_path) == []
+
+
+def test_a_second_command_for_the_same_run_is_refused_and_the_first_goes_on(tmp_path):
     config = write_run(tmp_path, ENDLESS)
     folder = tmp_path / "runs" / "run"
     with running(config) as process:
         wait_until(lambda: steps_on(folder, 1), START_S)
-        os.kill(json.loads((folder / "server.json").read_text())["pid"], signal.SIGKILL)
+        second = subprocess.run(
+            volley("run", config, "--run-folder", folder), capture_output=True, text=True
+        )
+        assert second.returncode == ExitCode.ANOTHER_LEARNER
+        assert f"another `volley run` works on {folder}" in second.stderr
+        before = wait_until(lambda: status_of(folder), START_S).version.step
+        wait_until(lambda: steps_on(folder, before + 2), START_S)
+        process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=START_S)
-    assert process.returncode == 3
-    assert "learner died (signal SIGKILL)" in output
-    assert str(folder / "logs" / "learner.log") in output
-    assert processes_about(tmp_path) == []
+    assert process.returncode == 0, output

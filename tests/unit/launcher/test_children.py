@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from math import inf
 from pathlib import Path
 
 from volley.launcher.children import Child, pause_after
@@ -35,6 +36,27 @@ def test_a_child_that_keeps_dying_at_once_is_given_up(tmp_path):
     child = python("raise SystemExit(1)", tmp_path)
     pauses = [run_to_end(child).pause_s() for _ in range(4)]
     assert pauses == [0.5, 1.0, 2.0, None]
+
+
+def test_a_child_that_has_shown_to_be_well_has_all_its_starts_again(tmp_path):
+    child = python("raise SystemExit(1)", tmp_path)
+    assert [run_to_end(child).pause_s() for _ in range(2)] == [0.5, 1.0]
+    child.forgive()
+    assert run_to_end(child).pause_s() == 0.5
+
+
+def test_of_some_children_no_life_is_long_enough_to_forgive_a_death(tmp_path):
+    pauses = {}
+    for quick_death_s in (0.0, inf):
+        child = Child(
+            "tester",
+            [sys.executable, "-c", "raise SystemExit(1)"],
+            tmp_path / "tester.log",
+            {},
+            quick_death_s=quick_death_s,
+        )
+        pauses[quick_death_s] = [run_to_end(child).pause_s() for _ in range(2)]
+    assert pauses == {0.0: [0.5, 0.5], inf: [0.5, 1.0]}
 
 
 def test_the_stop_of_a_child_becomes_the_stop_of_the_command(tmp_path):

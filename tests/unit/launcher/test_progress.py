@@ -8,6 +8,7 @@ from rich.console import Console
 
 from tests.reports import REPORT, report_at
 from volley.launcher.progress import BARS, Pace, Progress, clock, line, render, shorten, sparkline
+from volley.schemas.status import LearnerState
 
 
 def console(*, terminal: bool = False) -> Console:
@@ -56,6 +57,28 @@ def test_panel_and_line_say_that_redis_is_away():
     for text in (shown(on), line(away, None)):
         assert "queue ?/96" in text
         assert "Redis degraded: no answer" in text
+
+
+def test_panel_and_line_say_that_the_disk_is_full():
+    full = msgspec.structs.replace(REPORT, disk="degraded: 12 MB free")
+    on = console()
+    on.print(render(full, None, ""))
+    for text in (shown(on), line(full, None)):
+        assert "disk degraded: 12 MB free" in text
+
+
+def test_a_replay_is_shown_and_is_no_pace():
+    replaying = msgspec.structs.replace(
+        report_at(0, 0.5), state=LearnerState.REPLAYING, replay="3 of 12 logged steps taken again"
+    )
+    on = console(terminal=True)
+    with Progress(on, sample_every=10) as progress:
+        progress.show(report_at(1, 0.5))
+        progress.show(report_at(5, 0.5))
+        progress.show(replaying)
+        panel = shown(on).rpartition("step 0 of 300")[2]
+    assert "replay: 3 of 12 logged steps taken again" in panel
+    assert "left" not in panel
 
 
 def test_a_pipe_gets_a_line_now_and_then():

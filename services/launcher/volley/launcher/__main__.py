@@ -18,6 +18,8 @@ Examples:
 volley run config.toml
 
 volley run config.toml --set optim.learning_rate=3e-6 --set run.steps=50
+
+volley run config.toml --fresh
 """
 
 STATUS_EXAMPLES = """
@@ -80,18 +82,30 @@ def run(
     config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
     overrides: Overrides = None,
     run_folder: Annotated[
-        Path | None, typer.Option(help="Where the run is kept; left out: a new one in run.folder.")
+        Path | None,
+        typer.Option(help="Where the run is kept; left out: its newest unfinished one, or a new."),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin another run; what there is stays as it is.")
+    ] = False,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Go on with a run that has diverged.")
+    ] = False,
+    rewind: Annotated[
+        bool,
+        typer.Option("--rewind", help="Give up logged steps that are damaged, and all after them."),
+    ] = False,
 ) -> None:
     """Train on this machine: start Redis, the learner and its workers, and watch over them.
 
-    Ctrl-C stops everything cleanly, after the step in hand.
+    An unfinished run goes on where it was. Ctrl-C stops everything cleanly, after the step in hand.
     """
     with reporting_stops():
         set_up_logs("launcher", style="text")
         from volley.launcher.run import Plan, run_plan
 
-        run_plan(Plan.read(config, overrides or [], run_folder))
+        consent = [name for name, given in (("--continue", go_on), ("--rewind", rewind)) if given]
+        run_plan(Plan.read(config, overrides or [], run_folder, fresh=fresh, consent=consent))
 
 
 app.command(epilog=volley.learner.__main__.EXAMPLES)(volley.learner.__main__.learner)

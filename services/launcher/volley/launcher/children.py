@@ -30,6 +30,7 @@ class Child:
         environment: Mapping[str, str],
         *,
         speaks: bool = False,
+        quick_death_s: float = QUICK_DEATH_S,
     ) -> None:
         """`environment` is added to this process's own.
 
@@ -40,9 +41,11 @@ class Child:
         self.speaks = speaks
         self.exit_code: int | None = None
         """None before its end."""
-        self._arguments = arguments
+        self.arguments = arguments
+        """Of the next start."""
         self._environment = environment
         self._process: subprocess.Popen[str] | None = None
+        self._quick_death_s = quick_death_s
         self._started_s = 0.0
         self._quick_deaths = 0
 
@@ -55,7 +58,7 @@ class Child:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                self._arguments,
+                self.arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if self.speaks else log,
                 stderr=log,
@@ -73,10 +76,14 @@ class Child:
         if self._process is not None:
             self._process.send_signal(number)
 
+    def forgive(self) -> None:
+        """Do not count its deaths so far: it has shown that it is well."""
+        self._quick_deaths = 0
+
     def pause_s(self) -> float | None:
         """How long to wait before it is started again; None when it keeps dying at once."""
-        if time.monotonic() - self._started_s > QUICK_DEATH_S:
-            self._quick_deaths = 0
+        if time.monotonic() - self._started_s > self._quick_death_s:
+            self.forgive()
         self._quick_deaths += 1
         return pause_after(self._quick_deaths)
 

@@ -37,7 +37,7 @@ def save_curve(folder: Path, levels: Mapping[str, float] | None = None) -> Path 
     return png
 
 
-def show_ending(console: Console, folder: Path, steps: int) -> None:
+def show_ending(console: Console, folder: Path, steps: int, config: Path) -> None:
     """Print figures, paths and what to type next, of a run that is over."""
     summary = read_summary(folder)
     done = summary.get("steps", 0)
@@ -49,7 +49,14 @@ def show_ending(console: Console, folder: Path, steps: int) -> None:
     )
     console.print(_figures(folder, summary))
     console.print(paths_table(folder))
-    if (folder / "model").exists():
+    if done != steps:
+        console.print(
+            f"Next: {typed('volley')} run {os.path.relpath(config)} --run-folder "
+            f"{os.path.relpath(folder)} goes on from there",
+            soft_wrap=True,
+            highlight=False,
+        )
+    elif (folder / "model").exists():
         model = Path(os.path.relpath(folder / "model"))
         console.print(
             f"Next: {typed('python')} -m volley.rollout.evaluate {model} HELD_OUT.jsonl",

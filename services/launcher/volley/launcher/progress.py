@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from volley.schemas.status import StatusReport
+from volley.schemas.status import LearnerState, StatusReport
 
 LINE_INTERVAL_S = 5.0
 SPARK_STEPS = 40
@@ -54,9 +54,11 @@ class Progress:
 
     def show(self, report: StatusReport) -> None:
         """Bring the panel, or the lines, up to date."""
-        left_s = self._pace.left_s(report.version.step, report.steps, time.monotonic())
-        self._take_reward(report)
-        self._show_sample(report)
+        left_s = None
+        if report.state not in (LearnerState.STARTING, LearnerState.REPLAYING):
+            left_s = self._pace.left_s(report.version.step, report.steps, time.monotonic())
+            self._take_reward(report)
+            self._show_sample(report)
         if self._live.is_started:
             bars = ASCII_BARS if self._console.options.ascii_only else BARS
             panel = render(report, left_s, sparkline(self._rewards, bars))
@@ -110,17 +112,21 @@ def render(report: StatusReport, left_s: float | None, spark: str) -> Renderable
     figures = Table.grid(padding=(0, 2))
     figures.add_row("reward", Text(number(report, "reward_mean"), style="bold green"), spark)
     rows: list[RenderableType] = [bar, figures, Text("   ".join(_figures(report)))]
-    if report.redis != "ok":
-        rows.append(Text(f"Redis {report.redis}", style="yellow"))
-    return Group(*rows)
+    return Group(*rows, *(Text(trouble, style="yellow") for trouble in _troubles(report)))
 
 
 def line(report: StatusReport, left_s: float | None) -> str:
     """The same in one line, for logs and pipes."""
     step = f"step {report.version.step}/{report.steps}"
     reward = f"reward {number(report, 'reward_mean')}"
-    redis = [] if report.redis == "ok" else [f"Redis {report.redis}"]
-    return "  ".join([step, reward, *_figures(report), *redis, clock(left_s)]).rstrip()
+    return "  ".join([step, reward, *_figures(report), *_troubles(report), clock(left_s)]).rstrip()
+
+
+def _troubles(report: StatusReport) -> list[str]:
+    """What keeps the run from going on as it should."""
+    told = [f"replay: {report.replay}"] if report.replay else []
+    told += [f"Redis {report.redis}"] if report.redis != "ok" else []
+    return told + ([f"disk {report.disk}"] if report.disk != "ok" else [])
 
 
 def _figures(report: StatusReport) -> list[str]:

@@ -1,7 +1,9 @@
 """A Redis of one's own: on the loopback, with a password, losing nothing that it acknowledged."""
 
+import fcntl
 import importlib.util
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -20,6 +22,7 @@ from volley.transport.redis_client import QueueError, RedisClient
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "redis.log"
+LOCK_NAME = "lock"
 START_DEADLINE_S = 60.0
 """Generous, for a large file of appended commands is read before the first answer."""
 READY_CHECK_S = 0.02
@@ -45,7 +48,8 @@ class RedisServer:
         with RedisServer(run_folder / "redis") as server:
             LearnerQueue(server.url, ...)
 
-    It may be started again after `stop` or `kill`, with the same data, port and password.
+    It may be started again after `stop` or `kill`, with the same data, port and password. Until
+    `stop`, no other process may start one on these data.
     """
 
     def __init__(self, folder: Path, port: int = 0) -> None:
@@ -54,6 +58,8 @@ class RedisServer:
         self._port = port or _free_port()
         self._password = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock: int | None = None
+        """Descriptor of the folder's lock while it is held."""
 
     @property
     def url(self) -> str:
@@ -68,7 +74,7 @@ class RedisServer:
     def start(self) -> None:
         """Return when it answers; a Stop says why it does not."""
         binary = find_binary()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._acquire()
         config = _CONFIG.format(port=self._port, password=self._password, log_name=LOG_NAME)
         self._process = subprocess.Popen(
             [binary, "-"],
@@ -86,15 +92,17 @@ class RedisServer:
 
     def stop(self) -> None:
         """End it after its last write; does nothing when it does not run."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def wait(self) -> None:
         """Return when the process that runs now has ended; for another thread."""
@@ -119,6 +127,22 @@ class RedisServer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _acquire(self) -> None:
+        """Keep others from these data: two servers would each append to what the other wrote."""
+        if self._lock is not None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.stop()
+            raise Stop(
+                ExitCode.ANOTHER_LEARNER,
+                f"another `volley run` works on {self._folder.parent}: stop it first, or start "
+                "another run with --fresh",
+            ) from None
 
     def _wait_until_ready(self) -> None:
         client = RedisClient(self.url)

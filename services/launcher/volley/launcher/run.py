@@ -2,11 +2,15 @@
 
     Redis -> learner -> (it says where it listens) -> workers        then, until the learner ends:
 
-    a worker died      start it again, later each time; not after a Stop of its own, nor for ever
+    the learner died   start it again at its address, where the workers wait for it: it resumes
+    a worker died      start it again
     Redis died         start it again with what it had acknowledged
     the learner says   show it
     told to stop       leave the loop
     finally            stop the learner, the workers, Redis: in this order
+
+What dies is started again later each time, but not after a Stop of its own, nor for ever. A run
+folder with state is resumed, by the learner; the run's own Redis is kept beside it until then.
 
 Everything waits in one place, for the supervisor's next event; the learner is asked how it is by a
 thread of its own.
@@ -21,7 +25,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 from rich.console import Console
@@ -40,11 +46,12 @@ from volley.launcher.supervisor import (
     Supervisor,
     Told,
 )
+from volley.learner.metrics_file import MetricsFile
 from volley.learner.redis_url import PASSWORD_FILE, read_redis_url
-from volley.learner.run_folder import new_run_folder
+from volley.learner.run_folder import find_run_folder, is_finished
 from volley.learner.settings import Settings, load_settings
 from volley.learner.token import read_token
-from volley.telemetry.stops import ExitCode
+from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.learner_client import LearnerClient, LearnerError
 
 LEARNER = (sys.executable, "-m", "volley.learner")
@@ -65,29 +72,58 @@ class Plan:
     settings: Settings
     """Of both; the processes read them for themselves."""
     folder: Path
-    """The run's; may exist."""
+    """The run's; one with state is resumed."""
     token: str
+    consent: tuple[str, ...] = ()
+    """Options of the learner by which a person lets it go on."""
 
     @classmethod
-    def read(cls, config: Path, overrides: Sequence[str], folder: Path | None) -> "Plan":
-        """The plan of a config file; raises Stop. Left out, the folder is a new one."""
+    def read(
+        cls,
+        config: Path,
+        overrides: Sequence[str],
+        folder: Path | None,
+        *,
+        fresh: bool = False,
+        consent: Sequence[str] = (),
+    ) -> "Plan":
+        """The plan of a config file; raises Stop.
+
+        Left out, the folder is that of its newest unfinished run, or a new one if there is none or
+        it is to be `fresh`.
+        """
         settings = load_settings(config, overrides)
+        if fresh and folder is not None:
+            raise Stop(ExitCode.CONFIG, "--fresh makes a folder of its own: drop --run-folder")
         return cls(
             config.resolve(),
             tuple(overrides),
             settings,
-            (folder or new_run_folder(settings.run)).resolve(),
+            (folder or find_run_folder(settings.run, fresh=fresh)).resolve(),
             read_token(settings.server),
+            tuple(consent),
+        )
+
+    @property
+    def beginning(self) -> str:
+        """What is about to happen, for a person."""
+        if not (self.folder / "run.json").exists():
+            return f"run folder {self.folder}"
+        lines = MetricsFile(self.folder / "metrics.jsonl").read()
+        step = lines[-1].version.step if lines else 0
+        return (
+            f"resuming {self.folder} at step {step} of {self.settings.run.steps} "
+            "(--fresh starts another run)"
         )
 
 
 def run_plan(plan: Plan) -> None:
     """Train as planned, in front of a person; returns at the end or when told to stop."""
     console = Console()
-    console.print(f"run folder {plan.folder}", highlight=False, soft_wrap=True)
+    console.print(plan.beginning, highlight=False, soft_wrap=True)
     with Supervisor() as supervisor, suppress(Interrupted):
         train(plan, supervisor, console)
-    show_ending(console, plan.folder, plan.settings.run.steps)
+    show_ending(console, plan.folder, plan.settings.run.steps, plan.config)
 
 
 def train(plan: Plan, supervisor: Supervisor, console: Console) -> None:
@@ -114,6 +150,9 @@ class Run:
         self._progress = progress
         self._feed = _StatusFeed(supervisor)
         self._workers: list[Child] = []
+        self._url: str | None = None
+        """The learner's, from its first start on."""
+        self._best_step = 0
 
     def train(self) -> None:
         """Start everything, react until the end, stop everything; see the function `train`."""
@@ -134,12 +173,17 @@ class Run:
             match self._supervisor.next_event():
                 case Reported(report):
                     self._progress.show(report)
+                    if report.version.step > self._best_step:
+                        self._best_step = report.version.step
+                        learner.forgive()
                 case Said(line=line):
-                    self._start_workers(msgspec.json.decode(line, type=_Announcement).url)
-                case Ended(child) if child is learner:
+                    self._learner_listens(
+                        learner, msgspec.json.decode(line, type=_Announcement).url
+                    )
+                case Ended(child) if child is learner and learner.exit_code in set(ExitCode):
                     return False
                 case Ended(child):
-                    self._worker_ended(child)
+                    self._start_again(child)
                 case Due(child):
                     self._supervisor.start(child)
                 case RedisEnded(server):
@@ -153,8 +197,6 @@ class Run:
     def _judge(self, learner: Child, was_told: bool) -> None:
         """Raise what the end of the learner means; return if it took all its steps."""
         if learner.exit_code not in (ENDS_WHEN_TOLD if was_told else (ExitCode.DONE,)):
-            if learner.exit_code not in set(ExitCode):
-                self._progress.note("a crash of the learner ends its run: none is resumed yet")
             raise learner.reason()
         if was_told:
             raise Interrupted
@@ -170,22 +212,35 @@ class Run:
         with RedisServer(folder) as server:
             self._supervisor.watch_redis(server)
             yield server.url
-        # Of a run that ended well there is nothing in it that anybody needs.
-        shutil.rmtree(folder)
+        if is_finished(self._plan.folder):
+            # There is nothing in it that anybody needs; otherwise groups that can be trained.
+            shutil.rmtree(folder)
 
     def _learner(self, redis_url: str) -> Child:
-        plan = self._plan
-        changes = [part for override in plan.overrides for part in ("--set", override)]
         return Child(
             "learner",
-            [*LEARNER, str(plan.config), "--run-folder", str(plan.folder), *changes],
-            plan.folder / "logs" / "learner.log",
+            [*self._learner_command(*self._plan.overrides), *self._plan.consent],
+            self._plan.folder / "logs" / "learner.log",
             # The password is in the URL by now, and given twice it is refused.
             self._environment() | {"VOLLEY_REDIS_URL": redis_url, PASSWORD_FILE: ""},
             speaks=True,
+            # Loading and replaying may take longer than any limit: steps show that it is well.
+            quick_death_s=inf,
         )
 
-    def _start_workers(self, url: str) -> None:
+    def _learner_command(self, *overrides: str) -> list[str]:
+        changes = chain.from_iterable(("--set", override) for override in overrides)
+        plan = self._plan
+        return [*LEARNER, str(plan.config), "--run-folder", str(plan.folder), *changes]
+
+    def _learner_listens(self, learner: Child, url: str) -> None:
+        """Let the workers find it, now and whenever it is started again."""
+        if self._url is not None:
+            return
+        self._url = url
+        learner.arguments = self._learner_command(
+            *self._plan.overrides, f"server.port={urlsplit(url).port}"
+        )
         self._feed.follow(LearnerClient(url, self._plan.token))
         for index, device in enumerate(self._plan.settings.devices.rollout):
             worker = self._worker(index, device, url)
@@ -217,18 +272,18 @@ class Run:
             "TOKENIZERS_PARALLELISM": "false",
         }
 
-    def _worker_ended(self, worker: Child) -> None:
-        """Have it started again, unless it left in peace; raises its Stop where that is no use."""
-        if worker.exit_code == ExitCode.DONE:
+    def _start_again(self, child: Child) -> None:
+        """Do so after a pause, unless it left in peace; raises its Stop where that is no use."""
+        if child.exit_code == ExitCode.DONE:
             return
-        pause_s = worker.pause_s()
-        if worker.exit_code == ExitCode.CONFIG or pause_s is None:
-            raise worker.reason()
+        pause_s = child.pause_s()
+        if child.exit_code == ExitCode.CONFIG or pause_s is None:
+            raise child.reason()
         self._progress.note(
-            f"{worker.name} died ({worker.how_it_ended()}), it is started again in {pause_s:g} s; "
-            f"see {worker.log}"
+            f"{child.name} died ({child.how_it_ended()}), it is started again in {pause_s:g} s; "
+            f"see {child.log}"
         )
-        self._supervisor.start_later(worker, pause_s)
+        self._supervisor.start_later(child, pause_s)
 
 
 class _StatusFeed:

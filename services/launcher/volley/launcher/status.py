@@ -120,7 +120,12 @@ def _run_table(report: StatusReport) -> Table:
     ledger, deliveries, queue = report.ledger, report.deliveries, report.queue
     table = Table.grid(padding=(0, 2))
     table.add_row("run", report.run, style="bold")
-    table.add_row("state", f"{report.state}, up {report.uptime_s:.0f} s, Redis {report.redis}")
+    table.add_row(
+        "state",
+        f"{report.state}, up {report.uptime_s:.0f} s, Redis {report.redis}, disk {report.disk}",
+    )
+    if report.replay:
+        table.add_row("replay", report.replay)
     table.add_row(
         "step",
         f"{report.version.step} of {report.steps} "
