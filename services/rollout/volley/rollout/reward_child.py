@@ -84,7 +84,7 @@ class RewardChild:
 
     def _last_words(self) -> str:
         code = self._process.returncode
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"a signal, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
         self._output.wait()
         return f"its process ended with {how}; it last wrote:\n{self._output.end or '(nothing)'}"
 

@@ -174,7 +174,12 @@ class _Place:
                 raise RewardsClosed
             if self._child is not None:
                 return
-            self._child = RewardChild()
+            try:
+                self._child = RewardChild()
+            except OSError as error:
+                # Other processes may have used up what the machine has.
+                text = f"cannot start a reward process: {error}"
+                raise RewardFailed(text, FailureKind.DIED) from error
         answer = self._ask(self._setup, "importing the reward code")
         if isinstance(answer, Failed):
             self.end()

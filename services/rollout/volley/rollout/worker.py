@@ -9,6 +9,7 @@
     swap    nothing: takes what weight_sync offers      -
     lease   a task, only while nothing is sampled       XADD by the learner, or IDLE_S
             newer weights, if the task asks for them    weight_sync, or IDLE_S
+            the end of all others, if it is to be alone scoring, within IDLE_S
             Redis, if it is away                        a pause, then it is asked again
     step    nothing: one token for every running row    -
     drop    nothing: aborts what others have by now     -
@@ -94,6 +95,8 @@ class Worker:
         self._early: dict[str, LeasedTask] = {}
         """Leased, but they ask for newer weights than those that serve."""
         self._sampling: dict[str, LeasedTask] = {}
+        self._alone: dict[str, LeasedTask] = {}
+        """Leased, to be answered when nothing else is in hand."""
 
     @property
     def serving(self) -> Manifest | None:
@@ -145,7 +148,7 @@ class Worker:
         )
         early, self._early = self._early, {}
         for leased in early.values():
-            self._start(leased)
+            self._admit(leased)
 
     @retry(
         retry=retry_if_exception_type(LoadFailed),
@@ -160,6 +163,9 @@ class Worker:
     def _lease_tasks(self) -> None:
         num_generations = self._spec.sampling.num_generations
         while num_groups := self._engine.num_free_seqs // num_generations:
+            if self._start_alone():
+                self._weights.wait(0.0 if self._sampling else IDLE_S)
+                return
             # Whatever is waited for here, running rows would wait for as well.
             block_s = 0.0 if self._sampling else IDLE_S
             if not self._is_current():
@@ -170,7 +176,7 @@ class Worker:
                 return
             for leased in taken:
                 self._leases.add(leased)
-                self._start(leased)
+                self._admit(leased)
 
     def _is_current(self) -> bool:
         """Whether the serving weights are new enough to begin anything."""
@@ -179,12 +185,25 @@ class Worker:
             return False
         return head.version.step - self._serving.version.step <= self._spec.max_staleness
 
+    def _admit(self, leased: LeasedTask) -> None:
+        """Start a task as soon as its weights are here and its company suits it."""
+        assert self._serving is not None, "nothing is leased before the first weights"
+        if leased.task.min_version > self._serving.version:
+            self._early[leased.id] = leased
+        elif leased.task.alone:
+            self._alone[leased.id] = leased
+        else:
+            self._start(leased)
+
+    def _start_alone(self) -> bool:
+        """Whether what is in hand wants no company; the first such task begins when it has none."""
+        held = self._leases.held()
+        if self._alone and len(held) == len(self._alone):
+            self._start(self._alone.pop(next(iter(self._alone))))
+        return any(leased.task.alone for leased in held)
+
     def _start(self, leased: LeasedTask) -> None:
         task = leased.task
-        assert self._serving is not None, "nothing is leased before the first weights"
-        if task.min_version > self._serving.version:
-            self._early[leased.id] = leased
-            return
         try:
             self._engine.add(
                 SampleRequest(leased.id, task.prompt_ids, task.seed, self._spec.sampling)
@@ -213,7 +232,7 @@ class Worker:
         for task_id in self._leases.take_lost():
             if self._sampling.pop(task_id, None):
                 self._engine.abort(task_id)
-            elif not self._early.pop(task_id, None):
+            elif not (self._early.pop(task_id, None) or self._alone.pop(task_id, None)):
                 # Being scored, or delivered by now: the queue will call it a duplicate.
                 continue
             self._leases.release(task_id, completed=False)
