@@ -46,8 +46,13 @@ def worker(redis_url, run_name):
 
 
 @pytest.fixture
-def tasks(learner_queue, run_name, tmp_path):
-    rules = TaskRules(places=4, max_staleness=1, max_attempts=2, seed=0)
+def max_attempts():
+    return 2
+
+
+@pytest.fixture
+def tasks(learner_queue, run_name, tmp_path, max_attempts):
+    rules = TaskRules(places=4, max_staleness=1, max_attempts=max_attempts, seed=0)
     limits = GroupLimits(run_name, 1, 8, 1, 64, 10_000)
     tasks = Tasks(PROMPTS, learner_queue, limits, rules, HEAD, DeadLetters(tmp_path / "dead"))
     tasks.reconcile()
@@ -184,6 +189,23 @@ def test_a_stale_group_is_tried_again_then_skipped(tasks, learner_queue, worker)
     assert tasks.ledger.counts().skipped == 1
     assert tasks.ledger.deliveries(0).stale == 2
     assert learner_queue.depth().outstanding == 3
+
+
+@pytest.mark.parametrize("max_attempts", [5])
+def test_a_task_whose_leases_are_lost_is_given_out_alone_then_skipped(
+    tasks, learner_queue, worker, tmp_path
+):
+    tasks.issue(HEAD)
+    first_success(tasks, learner_queue, worker)
+    seen = []
+    while tasks.ledger.counts().skipped == 0:
+        _, task = take_number(worker, 1)
+        seen.append(task.alone)
+        [held] = [one for one in learner_queue.held_tasks() if one.number == 1]
+        tasks.lease_lost(held)
+    assert seen == [False, False, True, True, True]
+    letter = DeadLetters(tmp_path / "dead").show(1)
+    assert (letter.reason, letter.detail) == ("lease", "last held by w")
 
 
 @pytest.mark.parametrize(

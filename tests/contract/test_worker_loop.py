@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 import torch
 
@@ -95,6 +96,24 @@ def test_an_engine_that_breaks_gives_its_tasks_back_with_the_traceback(side, mak
         assert failure.reason is FailureReason.ENGINE
         assert "RuntimeError: out of memory" in failure.detail
     assert leases.held() == ()
+
+
+def test_a_task_that_killed_others_gets_no_company(side, make_worker):
+    engine = ScriptedEngine()
+    worker, leases, leaving = make_worker(engine)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    suspect = msgspec.structs.replace(side.task(1), alone=True)
+    side.issue(side.task(0), suspect, side.task(2), side.task(3))
+    wait_until(lambda: len(engine.running) == 1 and len(leases.held()) > 1)
+    [first] = engine.running
+    held = {leased.task.number: leased for leased in leases.held()}
+    assert held[0].id == first
+    leases.lose(leased.id for number, leased in held.items() if number != 1)
+    wait_until(lambda: engine.running == [held[1].id])
+    assert set(leases.progress()) == {held[1].id}
+    leaving.set()
+    thread.join()
 
 
 def test_a_task_that_others_have_is_aborted_and_makes_room(side, make_worker):

@@ -60,6 +60,8 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     """The only tokenisation of the prompt, made by the learner."""
     columns: dict[str, object]
     """The other columns of the data row, for rewards."""
+    alone: bool = False
+    """Whoever held it before was lost or failed, twice: nothing else is to be harmed."""
 
 
 class Trajectory(Struct, frozen=True, forbid_unknown_fields=True):

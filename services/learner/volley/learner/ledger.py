@@ -115,6 +115,10 @@ class Ledger:
         """How often this open number was tried before."""
         return self._open[number].num_attempts
 
+    def strikes(self, number: int) -> int:
+        """How many of them count against this open number."""
+        return self._open[number].num_strikes
+
     def take(self, number: int) -> None:
         """A good group of this number is in the learner's hands."""
         assert number in self.wanted
