@@ -84,3 +84,10 @@ def test_a_run_without_workers_says_how_to_start_one():
     alone = msgspec.structs.replace(REPORT, workers=(), queue=None)
     assert "volley rollout --learner URL" in table(render(alone))
     assert "Redis is away" in table(render(alone))
+
+
+def test_a_full_disk_and_a_replay_are_shown():
+    told = msgspec.structs.replace(REPORT, disk="degraded: 12 MB free", replay="3 of 12 taken")
+    text = table(render(told))
+    assert "disk degraded: 12 MB free" in text
+    assert "3 of 12 taken" in text
