@@ -20,7 +20,7 @@ from volley.schemas.run_spec import RewardLimits, RewardSpec
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.tensors import hash_bytes
 
-TIMEOUT_S = 1.0
+TIMEOUT_S = 2.0
 MAX_MEMORY_BYTES = 256 * 2**20
 COMPLETIONS = ("ab", "evil", "abc")
 
@@ -76,12 +76,12 @@ def drops(completions):
 
 def returns_much(completions):
     if "evil" in completions:
-        return "x" * 2**26
+        return "x" * 2**22
     return lengths(completions)
 
 def raises_much(completions):
     if "evil" in completions:
-        raise ValueError("x" * 2**26)
+        raise ValueError("x" * 2**24)
     return lengths(completions)
 
 def forks(completions):
@@ -210,22 +210,22 @@ def test_functions_keep_their_order(make_pool):
     ("name", "kind", "words"),
     [
         ("raises", FailureKind.RAISED, "mine:raises raised.*KeyError: 'lost'"),
-        ("hangs", FailureKind.TIMED_OUT, "mine:hangs: no answer within 1 s"),
-        ("hangs_in_c", FailureKind.TIMED_OUT, "no answer within 1 s"),
-        ("hangs_async", FailureKind.TIMED_OUT, "no answer within 1 s"),
+        ("hangs", FailureKind.TIMED_OUT, "mine:hangs: no answer within 2 s"),
+        ("hangs_in_c", FailureKind.TIMED_OUT, "no answer within 2 s"),
+        ("hangs_async", FailureKind.TIMED_OUT, "no answer within 2 s"),
         ("eats", FailureKind.OUT_OF_MEMORY, "bytearray.*MemoryError.*max_memory_bytes"),
         ("exits", FailureKind.DIED, "exit code 3.*my last words"),
         ("crashes", FailureKind.DIED, "a signal, Segmentation fault"),
         ("says_nan", FailureKind.RAISED, "nan, not a finite number"),
         ("drops", FailureKind.MISCOUNTED, "0 values for 1 completions"),
-        ("returns_much", FailureKind.MISCOUNTED, "67108864 values"),
+        ("returns_much", FailureKind.MISCOUNTED, "4194304 values"),
         ("raises_much", FailureKind.RAISED, r"ValueError: x+\n\[...\]\nx+$"),
         ("forks", FailureKind.DIED, "exit code 0"),
         ("closes_everything", FailureKind.DIED, "ended with"),
     ],
 )
 def test_the_evil_completion_alone_is_left_without_a_reward(make_pool, name, kind, words):
-    pool = make_pool(name, max_memory_bytes=2**30 if "much" in name else MAX_MEMORY_BYTES)
+    pool = make_pool(name)
     first, evil, last = score(pool)
     assert (first, last) == (2.0, 3.0)
     assert isinstance(evil, RewardFailed)
@@ -283,7 +283,7 @@ def test_a_function_that_cannot_count_is_wrong_even_where_it_is_right_about_one(
 
 def test_a_group_that_takes_too_long_together_is_scored_one_by_one(make_pool, caplog):
     pool = make_pool("slow_in_all")
-    assert score(pool, seconds=0.6) == (2.0, 4.0, 3.0)
+    assert score(pool, seconds=0.9) == (2.0, 4.0, 3.0)
     assert "a reward failed for a group" in caplog.text
     assert sum(pool.failed.values()) == 0
 
