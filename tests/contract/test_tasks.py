@@ -51,10 +51,18 @@ def max_attempts():
 
 
 @pytest.fixture
-def tasks(learner_queue, run_name, tmp_path, max_attempts):
+def start(learner_queue, run_name, tmp_path, max_attempts):
+    """Tasks as a process has them that has just begun."""
     rules = TaskRules(places=4, max_staleness=1, max_attempts=max_attempts, seed=0)
     limits = GroupLimits(run_name, 1, 8, 1, 64, 10_000)
-    tasks = Tasks(PROMPTS, learner_queue, limits, rules, HEAD, DeadLetters(tmp_path / "dead"))
+    return lambda: Tasks(
+        PROMPTS, learner_queue, limits, rules, HEAD, DeadLetters(tmp_path / "dead")
+    )
+
+
+@pytest.fixture
+def tasks(start):
+    tasks = start()
     tasks.reconcile()
     return tasks
 
@@ -160,6 +168,38 @@ def test_what_was_given_up_is_kept_and_opened_again_when_asked_for(
     assert dead.take_requeued() == []
 
 
+def test_a_number_whose_opening_is_logged_is_not_opened_a_second_time_after_a_crash(
+    tasks, start, tmp_path
+):
+    dead = DeadLetters(tmp_path / "dead")
+    tasks.issue(HEAD)
+    tasks.close({1: Disposition.REFUSED}, "poison")
+    dead.requeue([1])
+    tasks.issue(HEAD)
+    logged, changes = tasks.snapshot()
+    again = start()
+    again.resume(Ledger.of(logged), {}, changes.reopened, HEAD)
+    again.issue(HEAD)
+    assert again.snapshot()[1].reopened == {}
+    assert 1 in again.ledger.open
+    assert dead.take_requeued() == []
+
+
+def test_a_number_whose_opening_is_not_logged_is_opened_after_a_crash(tasks, start, tmp_path):
+    dead = DeadLetters(tmp_path / "dead")
+    tasks.issue(HEAD)
+    tasks.close({1: Disposition.REFUSED}, "poison")
+    closed, _ = tasks.snapshot()
+    dead.requeue([1])
+    tasks.issue(HEAD)
+    again = start()
+    again.resume(Ledger.of(closed), {}, (), HEAD)
+    assert 1 not in again.ledger.open
+    again.issue(HEAD)
+    assert again.snapshot()[1].reopened == {1: Disposition.REFUSED}
+    assert 1 in again.ledger.open
+
+
 def test_an_answer_that_cannot_be_read_is_kept(tasks, learner_queue, worker, tmp_path):
     tasks.issue(HEAD)
     lease, _ = take(worker)
@@ -172,7 +212,7 @@ def test_an_answer_that_cannot_be_read_is_kept(tasks, learner_queue, worker, tmp
 def test_a_group_from_weights_that_were_given_up_is_stale(tasks, learner_queue, worker):
     tasks.issue(HEAD)
     lease, task = take(worker)
-    tasks.resume(Ledger.of(tasks.snapshot()[0]), {}, Version(2, 3))
+    tasks.resume(Ledger.of(tasks.snapshot()[0]), {}, (), Version(2, 3))
     worker.complete(lease, encode(group(task)))
     assert judge_next(tasks, learner_queue) is None
     assert tasks.ledger.deliveries(0).stale == 1

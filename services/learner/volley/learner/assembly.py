@@ -146,7 +146,9 @@ class Learner:
         progress.version, progress.root = Version(epoch, reached.version.step), reached.root
         progress.num_samples, progress.num_tokens = reached.num_samples, reached.num_tokens
         progress.replay = None
-        self._tasks.resume(Ledger.of(reached.ledger), reached.closed, progress.version)
+        self._tasks.resume(
+            Ledger.of(reached.ledger), reached.closed, reached.reopened, progress.version
+        )
         for line in self._record.resume(recovery.taken):
             self._alarms.look(line.metrics)
         return True

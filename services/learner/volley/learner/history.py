@@ -40,6 +40,8 @@ class Reached:
     ledger: LedgerState = NOTHING_ISSUED
     closed: dict[int, Disposition] = field(default_factory=dict)
     """Numbers that got their state after the last logged step."""
+    reopened: frozenset[int] = frozenset()
+    """Numbers that a person asked for, and that the last logged step opened again."""
     num_samples: int = 0
     num_tokens: int = 0
 
@@ -48,6 +50,7 @@ class Reached:
         ledger = Ledger.of(record.ledger)
         ledger.close(outcome.dispositions)
         self.ledger, self.closed = ledger.state(), {}
+        self.reopened = frozenset(record.reopened)
         self.version, self.root = outcome.version, outcome.root
         self.place = record.place.after(outcome.applied)
         if outcome.applied:

@@ -6,7 +6,7 @@ called from the learner's loop and from its lease watch, one at a time.
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -72,9 +72,19 @@ class Tasks:
         self._lock = threading.Lock()
         self.ledger = Ledger()
 
-    def resume(self, ledger: Ledger, closed: Mapping[int, Disposition], head: Version) -> None:
-        """Go on where the run had come to; a group that was ever trained shows that it works."""
+    def resume(
+        self,
+        ledger: Ledger,
+        closed: Mapping[int, Disposition],
+        reopened: Collection[int],
+        head: Version,
+    ) -> None:
+        """Go on where the run had come to; a group that was ever trained shows that it works.
+
+        `closed` since the last logged step, `reopened` with it.
+        """
         with self._lock:
+            self._dead.forget(reopened)
             self.ledger, self._closed, self._head = ledger, dict(closed), head
             if ledger.counts().trained:
                 self._failures_before_first_group = None
