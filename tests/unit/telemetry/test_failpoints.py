@@ -105,4 +105,4 @@ def test_what_is_not_understood_stops_the_process(failpoint, reason):
 
 @pytest.mark.parametrize("name", FAILPOINTS)
 def test_every_point_can_be_chosen(name):
-    assert parse_trigger(f"{name}@1").is_hit(name, None)
+    assert parse_trigger(f"{name}@1").is_hit(name, ())
