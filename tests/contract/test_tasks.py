@@ -6,6 +6,7 @@ import pytest
 from volley.learner.dead import DeadLetters
 from volley.learner.ledger import Disposition, Ledger, closing
 from volley.learner.prompts import Prompt, Prompts
+from volley.learner.step_log import Outcome
 from volley.learner.tasks import TaskRules, Tasks, sampling_seed
 from volley.schemas.codec import GroupLimits, decode_task, encode
 from volley.schemas.groups import (
@@ -105,6 +106,10 @@ def failure(task: Task, reason: FailureReason) -> Failure:
     return Failure(SCHEMA_VERSION, task.run, task.number, task.attempt, "w", reason, "it broke")
 
 
+def outcome(dispositions: dict[int, Disposition]) -> Outcome:
+    return Outcome(SCHEMA_VERSION, True, None, HEAD, "root", dispositions, (), {})
+
+
 def judge_next(tasks: Tasks, queue: LearnerQueue) -> Group | None:
     (delivery,) = queue.collect(BLOCK_S)
     return tasks.judge(delivery)
@@ -137,7 +142,7 @@ def test_closing_a_number_frees_its_place(tasks, learner_queue, worker):
     assert learner_queue.depth().outstanding == 3
     tasks.issue(HEAD)
     assert tasks.ledger.open == {0, 1, 2, 3}
-    tasks.close({0: Disposition.TRAINED}, None)
+    tasks.close(outcome({0: Disposition.TRAINED}))
     tasks.issue(HEAD)
     assert tasks.ledger.open == {1, 2, 3, 4}
 
@@ -173,7 +178,7 @@ def test_a_number_whose_opening_is_logged_is_not_opened_a_second_time_after_a_cr
 ):
     dead = DeadLetters(tmp_path / "dead")
     tasks.issue(HEAD)
-    tasks.close({1: Disposition.REFUSED}, "poison")
+    tasks.close(outcome({1: Disposition.REFUSED}))
     dead.requeue([1])
     tasks.issue(HEAD)
     logged, changes = tasks.snapshot()
@@ -188,7 +193,7 @@ def test_a_number_whose_opening_is_logged_is_not_opened_a_second_time_after_a_cr
 def test_a_number_whose_opening_is_not_logged_is_opened_after_a_crash(tasks, start, tmp_path):
     dead = DeadLetters(tmp_path / "dead")
     tasks.issue(HEAD)
-    tasks.close({1: Disposition.REFUSED}, "poison")
+    tasks.close(outcome({1: Disposition.REFUSED}))
     closed, _ = tasks.snapshot()
     dead.requeue([1])
     tasks.issue(HEAD)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -132,16 +131,3 @@ def test_a_worker_that_is_told_to_leave_hands_back_or_finishes(redis_url, tmp_pa
         wait_until(lambda: steps_on(client, step + 4), START_S)
         assert retried(client.status(), "lease") == 0
         assert client.status().ledger.skipped == 0
-
-
-def test_a_learner_refuses_a_folder_that_holds_a_run(redis_url, tmp_path):
-    config = write_run(tmp_path)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(AssertionError, match="holds an earlier run"):
-        enter_learner(config, redis_url)
-
-
-def enter_learner(config: Path, redis_url: str) -> None:
-    with learner(config, redis_url):
-        pass

@@ -51,6 +51,8 @@ def learner(
         set_up_logs("learner", settings.logging.level, settings.logging.format)
         redis_url = _redis_url(settings)
         token = read_token(settings.server)
+        if fresh and run_folder is not None:
+            raise Stop(ExitCode.CONFIG, "--fresh makes a folder of its own: leave --run-folder out")
         folder = RunFolder(run_folder or find_run_folder(settings.run, fresh=fresh))
         _check_divergence(folder, go_on=go_on)
         from volley.learner.assembly import Start, run_learner

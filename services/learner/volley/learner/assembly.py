@@ -41,11 +41,11 @@ from volley.learner.weight_store import WeightStore, root_of_tensors
 from volley.schemas.groups import Version
 from volley.schemas.status import LearnerState, StatusReport
 from volley.telemetry.stops import ExitCode, Stop
-from volley.transport.redis_stream import LearnerQueue, QueueMisconfigured, QueueUnavailable
+from volley.transport.redis_stream import LearnerQueue, QueueError, QueueUnavailable
 
 logger = logging.getLogger(__name__)
 
-FIRST_CONNECT_S = 60.0
+FIRST_CONNECT_S = 30.0
 """A Redis that has not answered for so long has a wrong address, not a slow start."""
 
 
@@ -147,7 +147,8 @@ class Learner:
         progress.num_samples, progress.num_tokens = reached.num_samples, reached.num_tokens
         progress.replay = None
         self._tasks.resume(
-            Ledger.of(reached.ledger), reached.closed, reached.reopened, progress.version
+            *(Ledger.of(reached.ledger), reached.closed, reached.reopened),
+            *(progress.version, recovery.concluded),
         )
         for line in self._record.resume(recovery.taken):
             self._alarms.look(line.metrics)
@@ -185,9 +186,7 @@ def _claim_queue(redis_url: str, folder: RunFolder) -> LearnerQueue:
     )
     try:
         queue: LearnerQueue = retry(LearnerQueue.claim, redis_url, folder.run, folder.epoch())
-    except QueueMisconfigured as error:
-        raise Stop(ExitCode.CONFIG, str(error)) from error
-    except QueueUnavailable as error:
+    except QueueError as error:
         raise Stop(ExitCode.ENVIRONMENT, str(error)) from error
     folder.enter_epoch(queue.epoch)
     return queue

@@ -192,7 +192,7 @@ class Loop:
         if not result.applied:
             version, root = progress.version, progress.root
             outcome = self._disk.write(lambda: self._history.conclude(result, version, root))
-            self._tasks.close(outcome.dispositions, outcome.reason)
+            self._tasks.close(outcome)
             return
         manifest = self._disk.write(lambda: self._stage(_next(progress.version)))
         reach("after-blobs")
@@ -200,7 +200,7 @@ class Loop:
             lambda: self._history.conclude(result, manifest.version, manifest.root)
         )
         reach("after-outcome")
-        self._tasks.close(outcome.dispositions, outcome.reason)
+        self._tasks.close(outcome)
         self._announce(manifest)
         reach("after-publish")
         self._record.step(groups, result)

@@ -54,7 +54,8 @@ class Record:
             self._seconds[state] = spent + time.monotonic() - start
 
     def begin(self) -> None:
-        """The first task is about to be issued: rates count from here."""
+        """The first task is about to be issued: rates count from here, and the run is not over."""
+        self._folder.forget_summary()
         self._before = (self._progress.num_samples, self._progress.num_tokens)
         self._first_issue_s = self._last_step_s = time.monotonic()
 

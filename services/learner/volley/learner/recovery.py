@@ -37,6 +37,8 @@ class Recovery:
         self._num_differing = 0
         self.taken: list[Outcome] = []
         """Of the steps that were taken again, in their order."""
+        self.concluded: Outcome | None = None
+        """Of the one in which the process died, if it died in one."""
 
     def run(
         self, start: Reached, stopping: threading.Event, tell: Callable[[str], None]
@@ -144,7 +146,8 @@ class Recovery:
         version, root = reached.version, reached.root
         if result.applied:
             version, root = Version(self._epoch, place.step), self._replay.root()
-        return self._history.conclude(result, version, root)
+        self.concluded = self._history.conclude(result, version, root)
+        return self.concluded
 
 
 def _progress(num_done: int, num_steps: int, spent_s: float) -> str:

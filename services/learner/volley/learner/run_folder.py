@@ -157,6 +157,10 @@ class RunFolder:
         """The settings that had this hash."""
         return self._configs / f"{config_hash}.toml"
 
+    def forget_summary(self) -> None:
+        """The run goes on, so that what came of it is not known any more."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
     def write_server(self, url: str, token: str) -> None:
         """Let `volley status` find the learner."""
         self._replace("token", token.encode(), mode=0o600)

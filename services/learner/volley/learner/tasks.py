@@ -14,6 +14,7 @@ from blake3 import blake3
 from volley.learner.dead import DeadLetters
 from volley.learner.ledger import Changes, Delivery, Disposition, Ledger, LedgerState, closing
 from volley.learner.prompts import Prompts
+from volley.learner.step_log import Outcome
 from volley.schemas.codec import GroupLimits, InvalidMessage, decode_result, encode
 from volley.schemas.groups import (
     SCHEMA_VERSION,
@@ -78,12 +79,16 @@ class Tasks:
         closed: Mapping[int, Disposition],
         reopened: Collection[int],
         head: Version,
+        concluded: Outcome | None = None,
     ) -> None:
         """Go on where the run had come to; a group that was ever trained shows that it works.
 
-        `closed` since the last logged step, `reopened` with it.
+        `closed` since the last logged step, `reopened` with it; `concluded` is what became of the
+        step in which the last process died.
         """
         with self._lock:
+            if concluded is not None:
+                self._bury_refused(concluded)
             self._dead.forget(reopened)
             self.ledger, self._closed, self._head = ledger, dict(closed), head
             if ledger.counts().trained:
@@ -143,13 +148,11 @@ class Tasks:
             self._reopened.clear()
             self._queue.drop([group.number for group in groups])
 
-    def close(self, dispositions: Mapping[int, Disposition], reason: str | None) -> None:
-        """Give logged numbers their final state; `reason` is why some are refused."""
+    def close(self, outcome: Outcome) -> None:
+        """Give the numbers of a step their final state."""
         with self._lock:
-            for number, disposition in dispositions.items():
-                if disposition is Disposition.REFUSED:
-                    self._bury(number, disposition, "refused", reason or "")
-            self.ledger.close(dispositions)
+            self._bury_refused(outcome)
+            self.ledger.close(outcome.dispositions)
 
     def reconcile(self) -> None:
         """Make Redis hold exactly the open numbers again, whatever was lost or left over there."""
@@ -228,10 +231,17 @@ class Tasks:
         self._closed |= skipped
         self._queue.drop([number])
 
+    def _bury_refused(self, outcome: Outcome) -> None:
+        for number, disposition in outcome.dispositions.items():
+            if number in outcome.set_aside:
+                self._bury(number, disposition, "poison", "the learner died of it, three times")
+            elif disposition is Disposition.REFUSED:
+                self._bury(number, disposition, "refused", outcome.reason or "")
+
     def _bury(self, number: int, disposition: Disposition, reason: str, detail: str) -> None:
         prompt = self._prompts[number].prompt
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        attempts = self.ledger.attempt(number)
+        attempts = self.ledger.attempt(number) if number in self.ledger.open else 0
         self._dead.add_number(number, disposition, reason, detail, attempts, text)
 
     def _reopen(self) -> None:
