@@ -1,6 +1,7 @@
 #!/bin/sh
-# Redis with its password from a file: as an argument everybody who lists processes would see it.
+# Start Redis with the password of its file, which then stands in no command line and no environment.
 set -eu
-umask 077
-{ cat /deploy/redis.conf; printf 'requirepass %s\n' "$(cat /secrets/redis_password)"; } > /tmp/redis.conf
-exec redis-server /tmp/redis.conf
+exec docker-entrypoint.sh redis-server - <<CONFIG
+$(cat /deploy/redis.conf)
+requirepass $(cat /secrets/redis_password)
+CONFIG
