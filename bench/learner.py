@@ -17,9 +17,9 @@ import torch
 from measuring.report import report
 from transformers import AutoModelForCausalLM
 
-from volley.launcher.sort_task import save_model
 from volley.learner.policy import Policy
 from volley.learner.settings import Settings
+from volley.learner.sort_task import save_model
 from volley.learner.update import Update
 from volley.schemas.groups import (
     SCHEMA_VERSION,

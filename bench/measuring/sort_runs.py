@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from volley.launcher.demo import COLD_START, CONFIG
 from volley.launcher.redis_server import RedisServer
 
 RUN = ("-m", "volley.launcher", "run")
@@ -27,12 +26,9 @@ class Rate:
 
 def write_task(folder: Path, steps: int, engine: str) -> Path:
     """Build the demo's task and the model that GRPO starts from; returns the run's config."""
-    paths = [str(folder / name) for name in ("untrained", "demonstrations.jsonl", "start")]
-    _finish("-m", "volley.launcher.sort_task", str(folder), "--seed", SEED)
-    _finish("-m", "volley.learner.cold_start", *paths, *COLD_START.split(), "--seed", SEED)
-    config = folder / "config.toml"
-    config.write_text(CONFIG.format(steps=steps, seed=SEED, engine=engine), encoding="utf-8")
-    return config
+    options = ("--steps", str(steps), "--engine", engine, "--seed", SEED)
+    _finish("-m", "volley.learner.sort_task", str(folder), *options)
+    return folder / "config.toml"
 
 
 def run_to_end(command: tuple[str, ...], config: Path, folder: Path) -> Rate:

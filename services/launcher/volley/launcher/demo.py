@@ -1,9 +1,9 @@
 """`volley demo sort`: from a model that knows nothing to one that sorts letters, in one command.
 
-    build -> cold start -> evaluate -> GRPO, as `volley run` does it -> evaluate -> what was learnt
+    build -> evaluate -> GRPO, as `volley run` does it -> evaluate -> what was learnt
 
     runs/sort-<time>/
-        task/     data, untrained model, config.toml, and start/, the model after the cold start
+        task/     data, config.toml, and start/, a model that has seen a few right answers
         model/    the model after GRPO; and whatever else a run leaves
 
 Every stage is a child process, so this one imports neither torch nor transformers.
@@ -29,50 +29,10 @@ from volley.learner.run_folder import new_run_folder
 from volley.learner.settings import RunSettings
 
 SAMPLES_PER_PROMPT = 4
-COLD_START = "--steps 64 --learning-rate 1e-3 --batch-size 64 --warmup-steps 50 --device cpu"
 EVALUATION = (
     f"--reward exact_match --max-completion-length 10 --samples-per-prompt {SAMPLES_PER_PROMPT} "
     "--device cpu"
 )
-
-CONFIG = """\
-# The sort demo's run; change it as you like, then `volley run` it.
-[run]
-name = "sort"
-steps = {steps}
-seed = {seed}
-[model]
-path = "./start"              # after the cold start
-dtype = "float32"
-[data]
-train = "train.jsonl"         # {{"prompt": "sort qhzbtwea=", "answer": "abehqtwz"}}
-[sampling]
-num_generations = 8
-temperature = 1.0
-max_completion_length = 10
-[reward]
-functions = ["exact_match"]   # 1 where the completion is the answer, else 0
-[loss]
-loss_type = "dapo"
-beta = 0.0
-epsilon = 0.2
-epsilon_high = 0.28
-[optim]
-groups_per_step = 32
-learning_rate = 5e-4
-lr_scheduler_type = "linear"
-min_lr_rate = 0.1
-warmup_steps = 20
-micro_batch_tokens = 2048     # small batches stay in a CPU's cache
-[queue]
-max_staleness = 2
-[devices]
-learner = "cpu"
-rollout = ["cpu"]
-engine = "{engine}"
-[logging]
-sample_every = 50
-"""
 
 
 class Sample(msgspec.Struct):
@@ -124,21 +84,18 @@ class Demo:
     def perform(self, steps: int, engine: str) -> tuple[Evaluation, Evaluation]:
         """All stages; how the model did before GRPO and after it."""
         self._console.print(f"run folder {self.folder}", soft_wrap=True)
-        self._stage("build", "volley.launcher.sort_task", self._task)
-        self._cold_start()
+        self._build(steps, engine)
         before = self._evaluate("before", self._task / "start")
-        config = self._task / "config.toml"
-        config.write_text(
-            CONFIG.format(steps=steps, seed=self._seed, engine=engine), encoding="utf-8"
-        )
         self._console.print(f"GRPO: {steps} steps of 32 prompts with 8 answers each")
-        train(Plan.read(config, (), self.folder), self._supervisor, self._console)
+        train(
+            Plan.read(self._task / "config.toml", (), self.folder), self._supervisor, self._console
+        )
         return before, self._evaluate("after", self.folder / "model")
 
-    def _cold_start(self) -> None:
-        """Show the model some right answers, so that there is something to reward."""
-        paths = (self._task / name for name in ("untrained", "demonstrations.jsonl", "start"))
-        self._stage("cold-start", "volley.learner.cold_start", *paths, options=COLD_START)
+    def _build(self, steps: int, engine: str) -> None:
+        """Write the data, the run's config and a model that knows enough to be rewarded at all."""
+        options = f"--steps {steps} --engine {engine}"
+        self._stage("build", "volley.learner.sort_task", self._task, options=options)
 
     def _evaluate(self, when: str, model: Path) -> Evaluation:
         data = self._task / "held_out.jsonl"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from volley.launcher.sort_task import (
+from volley.learner.sort_task import (
     NUM_DEMONSTRATIONS,
     NUM_HELD_OUT,
     NUM_TRAIN,

@@ -1,4 +1,4 @@
-"""What the sort demo starts from: a tiny untrained model with its tokenizer, and the data.
+"""What the sort demo starts from: data, a tiny model after a cold start, and the run's config.
 
 Prompt `sort qhzbtwea=`, answer `abehqtwz`. Every row is a different letter sequence, so nobody
 meets a held-out prompt before the evaluation.
@@ -7,6 +7,8 @@ meets a held-out prompt before the evaluation.
     demonstrations.jsonl    prompt and completion, for the cold start
     train.jsonl             prompt and answer, for GRPO
     held_out.jsonl          prompt and answer, for the evaluations
+    start/                  the model after the cold start, which GRPO starts from
+    config.toml             of the GRPO run; written last, so where it is, all is
 """
 
 import json
@@ -14,7 +16,7 @@ import random
 import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -23,6 +25,10 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from volley.learner.policy import Policy
+from volley.learner.settings import ModelSettings
+from volley.learner.supervised import FineTuningRules, fine_tune, read_demonstrations
 
 NUM_LETTERS = 8
 NUM_DEMONSTRATIONS = 2_000
@@ -38,21 +44,67 @@ TAGS = tuple(
 )
 CONTEXT_LENGTH = 128
 
+CONFIG = """\
+# The sort demo's run; change it as you like, then `volley run` it.
+[run]
+name = "sort"
+steps = {steps}
+seed = {seed}
+[model]
+path = "./start"              # after the cold start
+dtype = "float32"
+[data]
+train = "train.jsonl"         # {{"prompt": "sort qhzbtwea=", "answer": "abehqtwz"}}
+[sampling]
+num_generations = 8
+temperature = 1.0
+max_completion_length = 10
+[reward]
+functions = ["exact_match"]   # 1 where the completion is the answer, else 0
+[loss]
+loss_type = "dapo"
+beta = 0.0
+epsilon = 0.2
+epsilon_high = 0.28
+[optim]
+groups_per_step = 32
+learning_rate = 5e-4
+lr_scheduler_type = "linear"
+min_lr_rate = 0.1
+warmup_steps = 20
+micro_batch_tokens = 2048     # small batches stay in a CPU's cache
+[queue]
+max_staleness = 2
+[devices]
+learner = "cpu"
+rollout = ["cpu"]
+engine = "{engine}"
+[logging]
+sample_every = 50
+"""
+
 EXAMPLE = """
 Example:
 
-python -m volley.launcher.sort_task task/ --seed 0
+python -m volley.learner.sort_task task/ --steps 400
 """
 
 
 def sort_task(
     folder: Annotated[Path, typer.Argument(help="Where to write it all.")],
-    seed: Annotated[int, typer.Option(help="Of the data and of the model's weights.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="GRPO steps of the run.")] = 400,
+    engine: Annotated[
+        Literal["auto", "transformers", "vllm"], typer.Option(help="Of `volley run`'s workers.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the data, the model and the run.")] = 0,
 ) -> None:
-    """Write model, tokenizer and data of the sort demo."""
+    """Write data, model and config of the sort demo."""
     folder.mkdir(parents=True, exist_ok=True)
     write_data(folder, seed)
     save_model(folder / "untrained", seed)
+    start_warm(folder, seed)
+    config = CONFIG.format(steps=steps, seed=seed, engine=engine)
+    (folder / "config.toml").write_text(config, encoding="utf-8")
 
 
 def write_data(folder: Path, seed: int) -> None:
@@ -123,6 +175,19 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         model_max_length=CONTEXT_LENGTH,
     )
+
+
+def start_warm(folder: Path, seed: int) -> None:
+    """Show the untrained model some right answers, so that there is something to reward."""
+    untrained = ModelSettings(path=str(folder / "untrained"), dtype="float32")
+    policy = Policy.load(untrained, "cpu")
+    demonstrations = read_demonstrations(folder / "demonstrations.jsonl", policy)
+    rules = FineTuningRules(
+        num_steps=64, learning_rate=1e-3, batch_size=64, warmup_steps=50, seed=seed
+    )
+    for _ in fine_tune(policy, demonstrations, rules):
+        pass
+    policy.save_pretrained(folder / "start")
 
 
 if __name__ == "__main__":
