@@ -154,11 +154,12 @@ def test_what_was_trained_is_there_before_the_next_step():
 def test_training_is_that_of_torch():
     ours, theirs = make_model(0), make_model(0)
     train(ours, make_masters(ours, max_grad_norm=math.inf), range(4))
+    groups: list[dict[str, object]] = [
+        {"params": [one for one in theirs.parameters() if one.dim() == 2]},
+        {"params": [one for one in theirs.parameters() if one.dim() == 1], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(
-        [
-            {"params": [one for one in theirs.parameters() if one.dim() == 2]},
-            {"params": [one for one in theirs.parameters() if one.dim() == 1], "weight_decay": 0.0},
-        ],
+        groups,
         lr=0.01,
         betas=(0.9, 0.95),
         weight_decay=0.1,
