@@ -138,7 +138,7 @@ def test_closing_a_number_frees_its_place(tasks, learner_queue, worker):
     lease, task = take(worker)
     worker.complete(lease, encode(group(task)))
     assert judge_next(tasks, learner_queue) == group(task)
-    tasks.logged([group(task)])
+    tasks.logged([group(task)], tasks.snapshot()[1])
     assert learner_queue.depth().outstanding == 3
     tasks.issue(HEAD)
     assert tasks.ledger.open == {0, 1, 2, 3}
@@ -168,7 +168,7 @@ def test_what_was_given_up_is_kept_and_opened_again_when_asked_for(
     assert ledger.open[1].num_attempts == 2
     _, task = take_number(worker, 1)
     assert task.attempt == 2
-    tasks.logged([])
+    tasks.logged([], changes)
     assert tasks.snapshot()[1].reopened == {}
     assert dead.take_requeued() == []
 
@@ -203,6 +203,18 @@ def test_a_number_whose_opening_is_not_logged_is_opened_after_a_crash(tasks, sta
     again.issue(HEAD)
     assert again.snapshot()[1].reopened == {1: Disposition.REFUSED}
     assert 1 in again.ledger.open
+
+
+def test_what_is_given_up_while_a_step_is_logged_is_for_the_next_one(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    first_success(tasks, learner_queue, worker)
+    _, before = tasks.snapshot()
+    for _ in range(2):
+        lease, task = take_number(worker, 1)
+        worker.complete(lease, encode(failure(task, FailureReason.REWARD)))
+        assert judge_next(tasks, learner_queue) is None
+    tasks.logged([], before)
+    assert tasks.snapshot()[1].closed == {1: Disposition.SKIPPED}
 
 
 def test_an_answer_that_cannot_be_read_is_kept(tasks, learner_queue, worker, tmp_path):

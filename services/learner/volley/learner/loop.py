@@ -172,7 +172,7 @@ class Loop:
         head = self._progress.version
         self._disk.write(lambda: self._history.append(groups, head, changes, ledger))
         reach("after-log")
-        self._with_redis(lambda: self._tasks.logged(groups))
+        self._with_redis(lambda: self._tasks.logged(groups, changes))
         reach("after-drop")
 
     def _train(self, groups: list[Group]) -> StepResult:
@@ -203,7 +203,8 @@ class Loop:
         self._tasks.close(outcome)
         self._announce(manifest)
         reach("after-publish")
-        self._record.step(groups, result)
+        line = self._record.step(groups, result)
+        self._disk.write(lambda: self._record.write(line))
         self._heed_alarms(result)
 
     def _heed_alarms(self, result: StepResult) -> None:

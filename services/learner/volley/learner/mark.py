@@ -50,8 +50,10 @@ class Mark:
         num_deaths = last.num_deaths + 1 if last is not None and is_again else 1
         content = msgspec.json.encode(_Named(place, named, num_deaths, self._set_aside))
         temporary = self._path.with_name(f".{self._path.name}")
-        temporary.write_bytes(content)
-        temporary.replace(self._path)
+        # A full disk stops the run elsewhere; for want of a mark no step should fail.
+        with contextlib.suppress(OSError):
+            temporary.write_bytes(content)
+            temporary.replace(self._path)
 
     def clear(self) -> None:
         """The step is over, and nothing in it was deadly."""

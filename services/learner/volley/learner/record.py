@@ -59,8 +59,12 @@ class Record:
         self._before = (self._progress.num_samples, self._progress.num_tokens)
         self._first_issue_s = self._last_step_s = time.monotonic()
 
-    def step(self, groups: Sequence[Group], result: StepResult) -> None:
-        """Write down a step that was applied, under the version it led to."""
+    def write(self, line: MetricsLine) -> None:
+        """Add a step to metrics.jsonl; raises OSError."""
+        self._metrics.append(line)
+
+    def step(self, groups: Sequence[Group], result: StepResult) -> MetricsLine:
+        """Count a step that was applied; what there is to write about it."""
         num_tokens = sum(one.num_tokens for group in groups for one in group.trajectories)
         num_samples = sum(len(group.trajectories) for group in groups)
         now = time.monotonic()
@@ -79,7 +83,7 @@ class Record:
         }
         progress.sample = self._sample(groups[0])
         self._seconds.clear()
-        self._metrics.append(MetricsLine(progress.version, progress.root, progress.metrics))
+        return MetricsLine(progress.version, progress.root, progress.metrics)
 
     def summary(self, status: StatusReport) -> None:
         """Write what came of the run."""

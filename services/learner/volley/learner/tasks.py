@@ -140,12 +140,15 @@ class Tasks:
         with self._lock:
             return self.ledger.state(), Changes(dict(self._closed), dict(self._reopened))
 
-    def logged(self, groups: Sequence[Group]) -> None:
-        """These groups are on the disk, with the snapshot: the queue may forget them."""
+    def logged(self, groups: Sequence[Group], changes: Changes) -> None:
+        """These groups are on the disk, with these changes: the queue may forget them."""
         with self._lock:
-            self._closed.clear()
-            self._dead.forget(self._reopened)
-            self._reopened.clear()
+            # Not all that are noted by now: the lease watch may have added one since the snapshot.
+            for number in changes.closed:
+                del self._closed[number]
+            self._dead.forget(changes.reopened)
+            for number in changes.reopened:
+                del self._reopened[number]
             self._queue.drop([group.number for group in groups])
 
     def close(self, outcome: Outcome) -> None:
