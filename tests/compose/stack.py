@@ -1,6 +1,5 @@
 """A stack of containers, driven by the commands that a person would type."""
 
-import json
 import os
 import socket
 import subprocess
@@ -92,11 +91,16 @@ class Stack:
             self._client = None
         self.compose("--profile", "*", "down", "--volumes", "--remove-orphans")
 
+    @property
+    def label(self) -> str:
+        """What Docker puts on everything that is of this project."""
+        return f"com.docker.compose.project={self.project}"
+
     def leftovers(self) -> list[str]:
-        """Containers, volumes and networks that there still are."""
-        mine = ["--filter", f"label=com.docker.compose.project={self.project}", "--quiet"]
-        kinds = (["ps", "--all"], ["volume", "ls"], ["network", "ls"])
-        return [name for kind in kinds for name in run(["docker", *kind, *mine]).stdout.split()]
+        """Containers, volumes, networks and images that there still are."""
+        kinds = (["ps", "--all"], ["volume", "ls"], ["network", "ls"], ["images"])
+        listings = [["docker", *kind, "--quiet", "--filter", f"label={self.label}"] for kind in kinds]
+        return [name for listing in listings for name in run(listing).stdout.split()]
 
     def _learner(self) -> LearnerClient:
         if self._client is None:

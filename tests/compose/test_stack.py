@@ -73,12 +73,10 @@ def test_only_who_has_the_token_is_told_the_status(stack):
 
 
 def test_no_secret_is_in_a_command_line_or_an_environment(stack):
-    ids = [
-        name for service in ("redis", "learner", "rollout") for name in stack.containers(service)
-    ]
     password = stack.compose("exec", "--no-TTY", "redis", "cat", "/secrets/redis_password")
-    seen = "".join(json.dumps(inspect(name)) + run(["docker", "top", name]).stdout for name in ids)
     assert password
+    ids = [one for name in ("redis", "learner", "rollout") for one in stack.containers(name)]
+    seen = "".join(inspect(one, "{{json .}}") + run(["docker", "top", one]).stdout for one in ids)
     assert password not in seen
     assert stack.token() not in seen
 
