@@ -97,10 +97,17 @@ class Stack:
         return f"com.docker.compose.project={self.project}"
 
     def leftovers(self) -> list[str]:
-        """Containers, volumes, networks and images that there still are."""
-        kinds = (["ps", "--all"], ["volume", "ls"], ["network", "ls"], ["images"])
-        listings = [["docker", *kind, "--quiet", "--filter", f"label={self.label}"] for kind in kinds]
+        """Containers, volumes and networks that there still are."""
+        kinds = (["ps", "--all"], ["volume", "ls"], ["network", "ls"])
+        listings = [
+            ["docker", *kind, "--quiet", "--filter", f"label={self.label}"] for kind in kinds
+        ]
         return [name for listing in listings for name in run(listing).stdout.split()]
+
+    def forget_images(self) -> None:
+        """Remove the project's images; what they were built of stays in the engine's cache."""
+        prune = ["docker", "image", "prune", "--all", "--force", "--filter", f"label={self.label}"]
+        assert run(prune).returncode == 0
 
     def _learner(self) -> LearnerClient:
         if self._client is None:
