@@ -65,4 +65,5 @@ def project(engine: None, story: Story) -> Iterator[str]:
     stack.compose("--profile", "*", "build")
     story.tell("built the images", time.monotonic() - started)
     yield stack.project
-    stack.compose("--profile", "*", "down", "--rmi", "local", "--volumes")
+    stack.forget_images()
+    assert stack.leftovers() == []

@@ -4,8 +4,8 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tests.waiting import wait_until
@@ -22,16 +22,15 @@ POLL_S = 10.0
 class Stack:
     """The services of docker-compose.yml under a project name of their own."""
 
-    def __init__(self, project: str, *files: Path, **variables: str) -> None:
+    def __init__(self, project: str, **variables: str) -> None:
         self.project = project
         self.port = free_port()
-        self._files = [option for file in files for option in ("--file", str(file))]
         self._variables = {"VOLLEY_PORT": str(self.port), **variables}
         self._client: LearnerClient | None = None
 
     def try_compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`docker compose ARGUMENTS`, whatever comes of it."""
-        command = ["docker", "compose", "--project-name", self.project, *self._files, *arguments]
+        command = ["docker", "compose", "--project-name", self.project, *arguments]
         return run(command, self._variables)
 
     def compose(self, *arguments: str) -> str:
@@ -58,20 +57,22 @@ class Stack:
 
     def wait_for_steps(self, num_steps: int, deadline_s: float = 120.0) -> StatusReport:
         """The status as soon as that many more steps are taken."""
-        head = self.status().version
-        wanted = head.step + num_steps
+        return self.wait_for_step(self.status().version.step + num_steps, deadline_s)
 
-        def look() -> Version | None:
+    def wait_for_step(self, wanted: int, deadline_s: float = 120.0) -> StatusReport:
+        """The status as soon as this step is taken; a learner that is away is waited for."""
+        head: Version | None = None
+
+        def look() -> StatusReport | None:
             nonlocal head
             try:
                 manifest = self._learner().manifest(head, POLL_S)
+                head = manifest.version if manifest else head
+                return self.status() if head and head.step >= wanted else None
             except LearnerUnavailable:
                 return None
-            head = manifest.version if manifest else head
-            return head if head.step >= wanted else None
 
-        wait_until(look, deadline_s)
-        return self.status()
+        return wait_until(look, deadline_s)
 
     def wait_for_workers(
         self, is_as_wanted: Callable[[Sequence[WorkerReport]], bool], deadline_s: float = 120.0
@@ -97,15 +98,32 @@ class Stack:
         return f"com.docker.compose.project={self.project}"
 
     def leftovers(self) -> list[str]:
-        """Containers, volumes, networks and images that there still are."""
-        kinds = (["ps", "--all"], ["volume", "ls"], ["network", "ls"], ["images"])
-        listings = [["docker", *kind, "--quiet", "--filter", f"label={self.label}"] for kind in kinds]
+        """Containers, volumes and networks that there still are."""
+        kinds = (["ps", "--all"], ["volume", "ls"], ["network", "ls"])
+        listings = [
+            ["docker", *kind, "--quiet", "--filter", f"label={self.label}"] for kind in kinds
+        ]
         return [name for listing in listings for name in run(listing).stdout.split()]
+
+    def forget_images(self) -> None:
+        """Remove the project's images; what they were built of stays in the engine's cache."""
+        prune = ["docker", "image", "prune", "--all", "--force", "--filter", f"label={self.label}"]
+        assert run(prune).returncode == 0
 
     def _learner(self) -> LearnerClient:
         if self._client is None:
             self._client = LearnerClient(f"http://127.0.0.1:{self.port}", self.token())
         return self._client
+
+
+@contextmanager
+def stack(project: str, **variables: str) -> Iterator[Stack]:
+    """A stack that is not up yet, and gone afterwards with its volumes."""
+    one = Stack(project, **variables)
+    try:
+        yield one
+    finally:
+        one.down()
 
 
 def run(

@@ -12,10 +12,11 @@ import urllib3
 from tests.compose.stack import Stack, inspect, run
 from tests.compose.story import Story
 from tests.waiting import wait_until
-from volley.schemas.status import WorkerReport
+from volley.schemas.status import StatusReport, WorkerReport
 
 ENDLESS = "100000"
-SIGKILLED = "137"
+# Everything in the container but the init, whose end would be a stop that Docker was asked for.
+KILL_ALL = "kill -9 -1"
 
 
 class Deaths:
@@ -126,13 +127,39 @@ def test_a_worker_with_vllm_joins_the_run(stack, story):
         stack.wait_for_workers(lambda workers: "vllm" in {worker.engine for worker in workers})
 
 
-def test_down_stops_everything_cleanly_and_leaves_nothing(stack, deaths, story):
-    started = time.monotonic()
+@pytest.mark.parametrize("end", ["kill -9", "restart"])
+def test_a_learner_that_ends_goes_on_where_it_was_and_its_workers_wait(stack, story, end):
+    before = stack.status()
+    with story.chapter(f"learner: {end}", stack):
+        if end == "restart":
+            stack.compose("restart", "learner")
+        else:
+            stack.compose("exec", "--no-TTY", "learner", "sh", "-c", KILL_ALL)
+        after = stack.wait_for_step(before.version.step + 3)
+    assert after.version.epoch == before.version.epoch + 1
+    assert names(after) <= names(before)
+
+
+def names(status: StatusReport) -> set[str]:
+    """Of the workers, one per process."""
+    return {worker.worker for worker in status.workers}
+
+
+def test_down_ends_everything_cleanly_and_up_goes_on_where_it_was(stack, deaths, story):
+    before = stack.status()
     num_up = len(run(["docker", "compose", "-p", stack.project, "ps", "-q"]).stdout.split())
-    num_dead = len(deaths.all())
-    stack.down()
+    num_dead, started = len(deaths.all()), time.monotonic()
+    stack.compose("--profile", "*", "down")
     story.tell("down", time.monotonic() - started)
     wait_until(lambda: len(deaths.all()) == num_dead + num_up)
-    assert {service for service, _ in deaths.all()[num_dead:]} >= {"redis", "learner", "rollout"}
-    assert [death for death in deaths.all() if death[1] != "0"] in ([], [("rollout", SIGKILLED)])
+    codes = dict(deaths.all()[num_dead:])
+    assert codes == dict.fromkeys(("redis", "learner", "rollout", "rollout-vllm"), "0")
+    with story.chapter("up again", stack):
+        stack.compose("up", "--detach", "--no-build")
+        after = stack.wait_for_step(before.version.step + 3)
+    assert after.version.epoch == before.version.epoch + 1
+
+
+def test_nothing_is_left_but_the_images(stack):
+    stack.down()
     assert stack.leftovers() == []
