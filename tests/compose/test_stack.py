@@ -154,10 +154,13 @@ def test_down_ends_everything_cleanly_and_up_goes_on_where_it_was(stack, deaths,
     wait_until(lambda: len(deaths.all()) == num_dead + num_up)
     codes = dict(deaths.all()[num_dead:])
     assert codes == dict.fromkeys(("redis", "learner", "rollout", "rollout-vllm"), "0")
-    with story.chapter("up again", stack):
-        stack.compose("up", "--detach", "--no-build")
-        after = stack.wait_for_step(before.version.step + 3)
+    started = time.monotonic()
+    stack.compose("up", "--detach", "--no-build")
+    after = stack.wait_for_step(before.version.step + 3)
+    steps = before.version.step, after.version.step
+    story.tell("up again", time.monotonic() - started, *steps, len(after.workers))
     assert after.version.epoch == before.version.epoch + 1
+    assert after.ledger.trained > before.ledger.trained
 
 
 def test_nothing_is_left_but_the_images(stack):
