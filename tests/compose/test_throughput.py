@@ -28,9 +28,8 @@ ENDLESS_CONFIG = (
     .replace("lease_s = 2.0", "max_staleness = 5")
 )
 NUM_GENERATIONS = 4
-WARM_STEPS = 4
-"""After so many, nothing is left of what was leased before the number of workers changed."""
-MEASURED_STEPS = 6
+STEPS_PER_WORKER = 4
+"""Taken twice: until little is left of what one worker had leased for itself, and to measure."""
 LEAST_RATIO = 2.5
 
 
@@ -51,8 +50,9 @@ def samples_per_s(stack: Stack, story: Story, num_workers: int) -> float:
     """Of that many workers, all of them busy."""
     stack.compose("up", "--detach", "--no-build", "--scale", f"rollout={num_workers}")
     stack.wait_for_workers(lambda workers: len(workers) == num_workers)
-    before, started = stack.wait_for_steps(WARM_STEPS), time.monotonic()
-    after = stack.wait_for_steps(MEASURED_STEPS)
+    num_steps = STEPS_PER_WORKER * num_workers
+    before, started = stack.wait_for_steps(num_steps), time.monotonic()
+    after = stack.wait_for_steps(num_steps)
     seconds = time.monotonic() - started
     rate = (after.num_samples - before.num_samples) / seconds
     steps = before.version.step, after.version.step
