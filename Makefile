@@ -27,7 +27,7 @@ demo: setup $(if $(filter transformers,$(ENGINE)),,vllm)  ## Train a small model
 	$(BIN)/volley demo sort --engine $(ENGINE)
 
 test: setup vllm  ## Run all tests but those of docker compose
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-compose: $(READY)  ## Build the images and try them with docker compose, on this machine's engine
 	$(BIN)/pytest tests/compose
