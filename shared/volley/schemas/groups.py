@@ -42,7 +42,18 @@ class InsertedSpan(Struct, frozen=True, array_like=True):
 
 class StopReason(StrEnum):
     STOP = "stop"
+    """The model said so, or the environment."""
     LENGTH = "length"
+    """There was no room for more tokens."""
+    TURNS = "turns"
+    """There was no turn left."""
+    FAILED = "failed"
+    """The environment raised, or did not answer in time."""
+
+    @property
+    def is_truncated(self) -> bool:
+        """The model would have gone on."""
+        return self in (StopReason.LENGTH, StopReason.TURNS)
 
 
 class Task(Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,13 +83,20 @@ class Trajectory(Struct, frozen=True, forbid_unknown_fields=True):
     logprob_bytes: bytes
     """float32 nats per completion token; see `sampler_logprobs`."""
     version_spans: tuple[VersionSpan, ...]
-    """Cover all T tokens in order."""
+    """Cover all T tokens in order; what was inserted counts to the turn before it."""
     inserted_spans: tuple[InsertedSpan, ...]
     """Sorted and disjoint; empty for a single turn."""
     stop_reason: StopReason
     text: str
     rewards: tuple[float | None, ...]
     """One per reward function of the run, None where it does not apply."""
+    metrics: dict[str, float] = {}
+    """What the environment counted; the same names for all trajectories of a run."""
+
+    @property
+    def num_turns(self) -> int:
+        """Times the model was asked: once, and again behind each insertion."""
+        return 1 + len(self.inserted_spans)
 
     @property
     def num_tokens(self) -> int:
@@ -111,6 +129,8 @@ class Group(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", t
 class FailureReason(StrEnum):
     REWARD = "reward"
     """The reward function raised or answered with something that is not a reward."""
+    ENVIRONMENT = "environment"
+    """The environment failed for every sample."""
     PROMPT = "prompt"
     """The prompt cannot be served by the engine (for example, longer than the context)."""
     ENGINE = "engine"

@@ -59,6 +59,20 @@ class RewardLimits(Struct, frozen=True):
     """The reward of a completion whose own call failed; None leaves it out of the training."""
 
 
+class EnvironmentSpec(Struct, frozen=True):
+    """What answers the model between its turns; the code itself is on each worker."""
+
+    name: str
+    """`module:Class`, or the bare name of a built-in one."""
+    file_hash: str | None
+    """BLAKE3 of the module's file; None for a built-in class."""
+    options: dict[str, object]
+    """Keyword arguments of the class."""
+    max_turns: int
+    timeout_s: float
+    """Of one answer."""
+
+
 class RunSpec(Struct, frozen=True):
     """A run, as far as workers are concerned."""
 
@@ -73,8 +87,10 @@ class RunSpec(Struct, frozen=True):
     sampling: SamplingSpec
     rewards: tuple[RewardSpec, ...]
     reward_limits: RewardLimits
+    environment: EnvironmentSpec | None
+    """None: an episode is a single turn."""
     code_folder: str
-    """Where the learner found the reward code; a hint for workers on the same machine."""
+    """Where the learner found the user's code; a hint for workers on the same machine."""
     redis_url: str
     """With credentials: this answer is a secret."""
     lease_s: float

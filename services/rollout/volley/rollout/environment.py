@@ -1,18 +1,18 @@
 """What an environment is: it answers the model between its turns, with text that is not trained.
 
-    class Calculator:
-        stop_strings = ("</calc>",)             # a turn ends behind one of them, or at an end token
+class Calculator:
+    stop_strings = ("</calc>",)             # a turn ends behind one of them, or at an end token
 
-        def __init__(self, prompt, columns):    # one instance per episode: state is its own
-            self.metrics = {"errors": 0}
+    def __init__(self, prompt, columns):    # one instance per episode: state is its own
+        self.metrics = {"errors": 0}
 
-        def respond(self, transcript):          # or `async def`
-            return "<result>42</result>"        # inserted; the model goes on behind it
-            return None                         # the episode is over
+    def respond(self, transcript):          # or `async def`
+        return "<result>42</result>"        # inserted; the model goes on behind it
+        return None                         # the episode is over
 
-    [environment]
-    name = "calculator:Calculator"
-    [environment.options]                       # keyword arguments behind prompt and columns
+[environment]
+name = "calculator:Calculator"
+[environment.options]                       # keyword arguments behind prompt and columns
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
@@ -57,6 +57,6 @@ class Environment(Protocol):
     metrics: Mapping[str, float]
     """Numbers about the episode, read at its end and averaged over the step's trajectories."""
 
-    def respond(self, transcript: Transcript) -> str | None | Awaitable[str | None]:
+    def respond(self, transcript: Transcript) -> str | Awaitable[str | None] | None:
         """Text to insert, behind which the model goes on, or None: the episode is over."""
         ...

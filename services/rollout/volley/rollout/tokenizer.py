@@ -28,6 +28,10 @@ class Tokenizer:
         assert isinstance(text, str), "one sequence has one text"
         return text
 
+    def inserted_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of what an environment inserts, as it stands."""
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def prompt_ids(self, prompt: str | list[dict[str, str]]) -> tuple[int, ...]:
         """Token ids of text as it stands, or of chat messages through the model's template."""
         if isinstance(prompt, str):
