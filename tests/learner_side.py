@@ -16,7 +16,14 @@ from volley.learner.weight_store import WeightStore
 from volley.schemas.codec import GroupLimits, decode_result, encode
 from volley.schemas.groups import SCHEMA_VERSION, Failure, Group, Task, Version
 from volley.schemas.manifest import Manifest
-from volley.schemas.run_spec import ModelFile, RewardLimits, RewardSpec, RunSpec, SamplingSpec
+from volley.schemas.run_spec import (
+    EnvironmentSpec,
+    ModelFile,
+    RewardLimits,
+    RewardSpec,
+    RunSpec,
+    SamplingSpec,
+)
 from volley.schemas.status import StatusReport, WorkerReport
 from volley.transport.redis_stream import LearnerQueue
 
@@ -42,6 +49,7 @@ class LearnerSide:
         code_folder: Path = Path(),
         port: int = 0,
         reward_limits: RewardLimits = REWARD_LIMITS,
+        environment: EnvironmentSpec | None = None,
     ) -> None:
         model_folder = save_tiny_qwen3(folder / "model")
         blobs = folder / "blobs"
@@ -63,6 +71,7 @@ class LearnerSide:
             sampling=sampling,
             rewards=rewards,
             reward_limits=reward_limits,
+            environment=environment,
             code_folder=str(code_folder),
             redis_url=redis_url,
             lease_s=1.0,

@@ -11,6 +11,7 @@ from tests.learner_side import TOKEN, LearnerSide
 from tests.tiny_models import CONTEXT_LENGTH
 from volley.rollout.engine import LoadFailed
 from volley.rollout.engine_transformers import TransformersEngine
+from volley.rollout.episodes import Episodes
 from volley.rollout.intake import Intake
 from volley.rollout.leases import Leases
 from volley.rollout.outage import Outage
@@ -44,10 +45,14 @@ def work(side: LearnerSide, engine: FailingEngine, folder: Path, leaving: thread
     client, run = LearnerClient(side.url, TOKEN), side.spec.run
     queue, leases, outage = WorkerQueue(side.spec.redis_url, run, "w"), Leases(), Outage("Redis")
     rewards = load_rewards(side.spec.rewards, folder)
-    scoring = Scoring("w", rewards, Tokenizer(folder).text_of, queue, leases, outage)
+    tokenizer = Tokenizer(folder)
+    scoring = Scoring("w", rewards, tokenizer.text_of, queue, leases, outage)
     intake = Intake("w", side.spec, queue, scoring, outage, leaving)
     weights = WeightSync(client, run, wait_s=0.1)
-    worker = Worker("w", side.spec, engine, queue, weights, leases, scoring, intake, leaving)
+    episodes = Episodes(engine, tokenizer, side.spec.vocab_size, None)
+    worker = Worker(
+        *("w", side.spec, engine, episodes, queue, weights, leases, scoring, intake, leaving)
+    )
     weights.start()
     try:
         worker.run()

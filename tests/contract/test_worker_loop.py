@@ -10,10 +10,12 @@ import torch
 from tests.learner_side import TOKEN, LearnerSide
 from tests.waiting import wait_until
 from volley.rollout.engine import SampleRequest, StepResult
+from volley.rollout.episodes import Episodes
 from volley.rollout.intake import Intake
 from volley.rollout.leases import Leases
 from volley.rollout.outage import Outage
 from volley.rollout.scoring import Scoring
+from volley.rollout.tokenizer import Tokenizer
 from volley.rollout.weight_sync import WeightSync
 from volley.rollout.worker import Worker
 from volley.schemas.groups import FailureReason, Version
@@ -60,7 +62,7 @@ def side(tmp_path, redis_url, run_name):
 
 
 @pytest.fixture
-def make_worker(side):
+def make_worker(side, tmp_path):
     """A worker over a scripted engine, and its leases; nothing beats for it."""
     parts = []
 
@@ -73,8 +75,10 @@ def make_worker(side):
         parts.append((client, queue, weights, scoring))
         weights.start()
         intake = Intake("scripted", side.spec, queue, scoring, outage, leaving)
+        episodes = Episodes(engine, Tokenizer(tmp_path / "model"), side.spec.vocab_size, None)
         worker = Worker(
-            "scripted", side.spec, engine, queue, weights, leases, scoring, intake, leaving
+            *("scripted", side.spec, engine, episodes, queue, weights, leases, scoring, intake),
+            leaving,
         )
         return worker, leases, leaving
 

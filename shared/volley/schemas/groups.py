@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Version(Struct, frozen=True, order=True, array_like=True):

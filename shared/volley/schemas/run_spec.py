@@ -4,6 +4,8 @@ from msgspec import Struct
 
 BUILTIN_REWARDS = ("exact_match",)
 """Names of the reward functions that every worker brings."""
+BUILTIN_ENVIRONMENTS: tuple[str, ...] = ()
+"""Names of the environments that every worker brings."""
 
 
 class Blob(Struct, frozen=True):

@@ -21,6 +21,7 @@ from volley.learner.alarms import Alarms
 from volley.learner.api import ApiServer, create_app
 from volley.learner.dead import DeadLetters
 from volley.learner.disk import Disk
+from volley.learner.environment_code import read_environment_spec
 from volley.learner.history import History, Reached
 from volley.learner.identity import identify, keep_config
 from volley.learner.ledger import Ledger
@@ -80,6 +81,7 @@ class Learner:
         self._start = start
         self._stopping = stopping
         rewards = read_reward_specs(settings.reward, start.code_folder)
+        environment = read_environment_spec(settings.environment, start.code_folder)
         rows = read_rows(settings.data.train)
         torch.set_num_threads(settings.devices.threads)
         torch.manual_seed(settings.run.seed)
@@ -87,7 +89,7 @@ class Learner:
         room = policy.context_length - settings.sampling.max_completion_length
         prompts = tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
         self._start_root = root_of_tensors(policy.published_tensors())
-        identity = identify(settings, folder, self._start_root, rewards)
+        identity = identify(settings, folder, self._start_root, rewards, environment)
         fingerprints = keep_config(settings, folder, identity)
         limits = group_limits(settings, policy.vocab_size, folder.run)
 
@@ -114,7 +116,7 @@ class Learner:
             *(self._history, disk, self._alarms, self._record, progress, stopping),
         )
         spec = describe_run(
-            *(settings, policy, self._store, folder.run, rewards),
+            *(settings, policy, self._store, folder.run, rewards, environment),
             *(start.code_folder, start.redis_url),
         )
         self._api = ApiServer(

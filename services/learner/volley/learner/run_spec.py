@@ -8,7 +8,7 @@ from volley.learner.settings import NEUTRAL_SAMPLING, Settings
 from volley.learner.weight_store import WeightStore
 from volley.schemas.codec import GroupLimits
 from volley.schemas.groups import SCHEMA_VERSION
-from volley.schemas.run_spec import ModelFile, RewardSpec, RunSpec, SamplingSpec
+from volley.schemas.run_spec import EnvironmentSpec, ModelFile, RewardSpec, RunSpec, SamplingSpec
 
 
 def describe_run(
@@ -17,6 +17,7 @@ def describe_run(
     store: WeightStore,
     run: str,
     rewards: tuple[RewardSpec, ...],
+    environment: EnvironmentSpec | None,
     code_folder: Path,
     redis_url: str,
 ) -> RunSpec:
@@ -40,6 +41,7 @@ def describe_run(
         ),
         rewards=rewards,
         reward_limits=reward_limits(settings.reward),
+        environment=environment,
         code_folder=str(code_folder),
         redis_url=redis_url,
         lease_s=settings.queue.lease_s,

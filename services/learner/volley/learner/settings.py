@@ -121,6 +121,18 @@ NEUTRAL_SAMPLING: Mapping[str, float] = {
 }
 
 
+class EnvironmentSettings(Section):
+    name: str | None = None
+    """`module:Class` beside the config file, or the bare name of a built-in one; left out: an
+    episode is a single turn."""
+    max_turns: PositiveInt = 8
+    """Times the model is asked; an episode that wants more is truncated."""
+    timeout_s: PositiveFloat = 30.0
+    """Seconds for one answer."""
+    options: dict[str, object] = {}
+    """Keyword arguments of the class."""
+
+
 class RewardSettings(Section):
     functions: tuple[str, ...] = ("exact_match",)
     """`module:function` beside the config file, or the bare name of a built-in one."""
@@ -290,6 +302,7 @@ class Settings(Section):
     data: DataSettings
     run: RunSettings = RunSettings()
     sampling: SamplingSettings = SamplingSettings()
+    environment: EnvironmentSettings = EnvironmentSettings()
     reward: RewardSettings = RewardSettings()
     loss: LossSettings = LossSettings()
     optim: OptimSettings = OptimSettings()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from volley.learner.batching import MicroBatch, TrainSequence, micro_batches
+from volley.learner.episode_metrics import describe_episodes
 from volley.learner.ledger import Disposition, closing
 from volley.learner.log_probs import LogProbs
 from volley.learner.loss import (
@@ -135,6 +136,7 @@ class Update:
         metrics = {
             **describe_passes(passes, to_reference=self._reference is not None),
             **describe_groups(chosen, selection, self._settings.reward.functions),
+            **describe_episodes(chosen),
             **describe_selection(selection, head),
             "beta": self._settings.loss.beta,
             "learning_rate": learning_rate,

@@ -22,6 +22,8 @@ from tenacity import (
 from volley.rollout.device import choose_device
 from volley.rollout.engine import Engine, InvalidWeights, LoadFailed
 from volley.rollout.engine_transformers import TransformersEngine
+from volley.rollout.environment_code import load_environment
+from volley.rollout.episodes import EpisodeRules, Episodes
 from volley.rollout.heartbeat import Heartbeat
 from volley.rollout.intake import Intake
 from volley.rollout.leases import Leases
@@ -85,13 +87,26 @@ def _join_and_work(
         tokenizer = Tokenizer(Path(folder))
     try:
         code_folder = _code_folder(settings, spec)
-        with closing(RewardPool(spec.rewards, code_folder, spec.reward_limits)) as rewards:
-            _work(settings, spec, client, engine, tokenizer, rewards, vitals, leaving)
+        rules = _episode_rules(spec, code_folder)
+        with (
+            closing(Episodes(engine, tokenizer, spec.vocab_size, rules)) as episodes,
+            closing(RewardPool(spec.rewards, code_folder, spec.reward_limits)) as rewards,
+        ):
+            _work(settings, spec, client, engine, tokenizer, episodes, rewards, vitals, leaving)
     except (InvalidWeights, LoadFailed, QueueMisconfigured) as error:
         raise Stop(ExitCode.ENVIRONMENT, str(error)) from error
     finally:
         engine.close()
         client.close()
+
+
+def _episode_rules(spec: RunSpec, code_folder: Path) -> EpisodeRules | None:
+    environment = spec.environment
+    if environment is None:
+        return None
+    return EpisodeRules(
+        load_environment(environment, code_folder), environment.max_turns, environment.timeout_s
+    )
 
 
 def _make_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> Engine:
@@ -144,6 +159,7 @@ def _work(
     client: LearnerClient,
     engine: Engine,
     tokenizer: Tokenizer,
+    episodes: Episodes,
     rewards: RewardPool,
     vitals: VitalsServer | None,
     leaving: threading.Event,
@@ -155,7 +171,7 @@ def _work(
     scoring = Scoring(name, rewards.rewards, tokenizer.text_of, queue, leases, outage, on_failure)
     weights = WeightSync(client, spec.run)
     intake = Intake(name, spec, queue, scoring, outage, leaving)
-    worker = Worker(name, spec, engine, queue, weights, leases, scoring, intake, leaving)
+    worker = Worker(name, spec, engine, episodes, queue, weights, leases, scoring, intake, leaving)
     device = _device_name(settings)
     heartbeat = Heartbeat(
         queue, leases, name, settings.engine, device, lambda: worker.serving, spec.lease_s, outage

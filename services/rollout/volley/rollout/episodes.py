@@ -20,6 +20,7 @@ import msgspec
 from volley.rollout.calls import CallFailed, Calls
 from volley.rollout.engine import Engine, Sample, SampleRequest, Unservable
 from volley.rollout.environment import Environment
+from volley.rollout.environment_code import OpenEnvironment
 from volley.rollout.episode import Episode, checked_answer, checked_stop_strings
 from volley.rollout.rewards import Prompt
 from volley.rollout.stop_strings import StopStrings
@@ -40,12 +41,6 @@ class Texts(Protocol):
     def text_of(self, token_ids: Sequence[int]) -> str: ...
 
     def inserted_ids(self, text: str) -> tuple[int, ...]: ...
-
-
-class OpenEnvironment(Protocol):
-    """Begins an episode's environment; may raise anything."""
-
-    def __call__(self, prompt: Prompt, columns: Mapping[str, object]) -> Environment: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,15 @@ from msgspec import Struct
 from safetensors.torch import load_file
 
 from volley.rollout.device import choose_device
-from volley.rollout.engine import SampledGroup, SampleRequest, Unservable
 from volley.rollout.engine_transformers import TransformersEngine
+from volley.rollout.environment_code import load_environment
+from volley.rollout.episode import Episode
+from volley.rollout.episodes import EpisodeRules, Episodes, EpisodesFailed, EpisodesRequest
 from volley.rollout.reward_code import load_rewards
 from volley.rollout.rewards import Reward, RewardFailed
 from volley.rollout.tokenizer import Tokenizer
 from volley.schemas.groups import Version
-from volley.schemas.run_spec import RewardSpec, SamplingSpec
+from volley.schemas.run_spec import EnvironmentSpec, RewardSpec, SamplingSpec
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.tensors import hash_bytes
 
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 NUM_SHOWN = 5
 UNLIMITED_CONTEXT_LENGTH = 2**20
+ENVIRONMENT_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,9 @@ class EvaluationSettings:
     model_folder: Path
     data: Path
     reward: str
+    environment: str | None
+    environment_options: dict[str, object]
+    max_turns: int
     code_folder: Path
     max_completion_length: int
     samples_per_prompt: int
@@ -79,6 +85,7 @@ def evaluate_folder(settings: EvaluationSettings) -> Evaluation:
     rows = _read_rows(settings.data, tokenizer)
     reward = _load_reward(settings)
     engine = _load_engine(settings)
+    episodes = Episodes(engine, tokenizer, engine.vocab_size, _episode_rules(settings))
     sampling = SamplingSpec(
         num_generations=settings.samples_per_prompt,
         temperature=1.0,
@@ -86,8 +93,9 @@ def evaluate_folder(settings: EvaluationSettings) -> Evaluation:
         stop_token_ids=_stop_token_ids(settings.model_folder, tokenizer),
     )
     greedy = SamplingSpec(1, 0.0, sampling.max_completion_length, sampling.stop_token_ids)
-    sampled_rows = _score(engine, rows, sampling, settings.seed, tokenizer, reward)
-    greedy_rows = _score(engine, rows, greedy, settings.seed, tokenizer, reward)
+    sampled_rows = _score(episodes, rows, sampling, settings.seed, tokenizer, reward)
+    greedy_rows = _score(episodes, rows, greedy, settings.seed, tokenizer, reward)
+    episodes.close()
     engine.close()
     sampled_means = _means(sampled_rows)
     return Evaluation(
@@ -117,11 +125,30 @@ def _read_rows(data: Path, tokenizer: Tokenizer) -> list[_Row]:
 
 
 def _load_reward(settings: EvaluationSettings) -> Reward:
-    module, colon, _ = settings.reward.partition(":")
-    file = settings.code_folder / f"{module.replace('.', '/')}.py"
-    file_hash = hash_bytes(file.read_bytes()) if colon and file.is_file() else None
-    specs = [RewardSpec(settings.reward, 1.0, file_hash)]
+    specs = [RewardSpec(settings.reward, 1.0, _file_hash(settings.reward, settings))]
     return load_rewards(specs, settings.code_folder)[0]
+
+
+def _episode_rules(settings: EvaluationSettings) -> EpisodeRules | None:
+    name = settings.environment
+    if name is None:
+        return None
+    spec = EnvironmentSpec(
+        name,
+        _file_hash(name, settings),
+        settings.environment_options,
+        settings.max_turns,
+        ENVIRONMENT_TIMEOUT_S,
+    )
+    opens = load_environment(spec, settings.code_folder)
+    return EpisodeRules(opens, spec.max_turns, spec.timeout_s)
+
+
+def _file_hash(name: str, settings: EvaluationSettings) -> str | None:
+    """Of the code as it is: nobody else's is to be met."""
+    module, colon, _ = name.partition(":")
+    file = settings.code_folder / f"{module.replace('.', '/')}.py"
+    return hash_bytes(file.read_bytes()) if colon and file.is_file() else None
 
 
 def _load_engine(settings: EvaluationSettings) -> TransformersEngine:
@@ -160,43 +187,49 @@ def _read_json(file: Path) -> dict[str, object]:
 
 
 def _score(
-    engine: TransformersEngine,
+    episodes: Episodes,
     rows: Sequence[_Row],
     sampling: SamplingSpec,
     seed: int,
     tokenizer: Tokenizer,
     reward: Reward,
 ) -> list[list[ScoredSample]]:
-    """Samples of each row, in the order of the rows."""
-    groups = _sample(engine, rows, sampling, seed)
+    """Samples of each row, in the order of the rows; an episode that failed has no reward."""
     scored = []
-    for row, group in zip(rows, groups, strict=True):
-        texts = [tokenizer.text_of(sample.token_ids) for sample in group.samples]
+    for row, ended in zip(rows, _sample(episodes, rows, sampling, seed), strict=True):
+        texts = [tokenizer.text_of(episode.token_ids) for episode in ended]
         try:
             rewards = reward.score(row.prompt, texts, row.columns)
         except RewardFailed as error:
             raise Stop(ExitCode.CONFIG, str(error)) from error
         scored.append(
-            [ScoredSample(row.prompt, text, x) for text, x in zip(texts, rewards, strict=True)]
+            [
+                ScoredSample(row.prompt, text, None if episode.failure else x)
+                for episode, text, x in zip(ended, texts, rewards, strict=True)
+            ]
         )
     return scored
 
 
 def _sample(
-    engine: TransformersEngine, rows: Sequence[_Row], sampling: SamplingSpec, seed: int
-) -> list[SampledGroup]:
+    episodes: Episodes, rows: Sequence[_Row], sampling: SamplingSpec, seed: int
+) -> list[tuple[Episode, ...]]:
     for index, row in enumerate(rows):
-        try:
-            engine.add(SampleRequest(str(index), row.prompt_ids, seed + index, sampling))
-        except Unservable as error:
-            raise Stop(ExitCode.CONFIG, f"prompt {index}: {error}") from error
-    groups: dict[str, SampledGroup] = {}
-    while len(groups) < len(rows):
-        finished = engine.step().finished
-        groups |= {group.request_id: group for group in finished}
-        if finished:
-            logger.info("sampled %d of %d prompts", len(groups), len(rows))
-    return [groups[str(index)] for index in range(len(rows))]
+        episodes.begin(
+            EpisodesRequest(
+                *(str(index), row.prompt, row.prompt_ids, row.columns, seed + index, sampling)
+            )
+        )
+    found: dict[str, tuple[Episode, ...]] = {}
+    while len(found) < len(rows):
+        ended = episodes.step().ended
+        for one in ended:
+            if isinstance(one, EpisodesFailed):
+                raise Stop(ExitCode.CONFIG, f"prompt {one.id}: {one.detail}")
+            found[one.id] = one.episodes
+        if ended:
+            logger.info("sampled %d of %d prompts", len(found), len(rows))
+    return [found[str(index)] for index in range(len(rows))]
 
 
 def _means(rows: Sequence[Sequence[ScoredSample]]) -> list[float]:

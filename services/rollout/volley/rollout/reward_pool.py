@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from volley.rollout.reward_child import RewardChild
-from volley.rollout.reward_code import RewardCode, is_builtin, read_reward_code
+from volley.rollout.reward_code import is_builtin, read_reward_code
 from volley.rollout.reward_messages import Call, Failed, Message, Scored, Setup
 from volley.rollout.rewards import BUILTIN, FailureKind, Prompt, Reward, RewardFailed, Score
+from volley.rollout.user_code import UserCode
 from volley.schemas.run_spec import RewardLimits, RewardSpec
 from volley.telemetry.stops import ExitCode, Stop
 
@@ -152,9 +153,7 @@ class PooledReward:
 class _Place:
     """Room for one process, which is there when it is first needed."""
 
-    def __init__(
-        self, codes: Sequence[RewardCode], code_folder: Path, limits: RewardLimits
-    ) -> None:
+    def __init__(self, codes: Sequence[UserCode], code_folder: Path, limits: RewardLimits) -> None:
         self._names = [code.name for code in codes]
         self._limits = limits
         self._setup = Setup(

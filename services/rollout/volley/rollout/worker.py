@@ -1,7 +1,7 @@
 """The worker's loop: newest weights in, tasks in, groups out.
 
     learner --HTTP--> weight_sync --verified--> SWAP
-    [tasks] ----------------------------------> LEASE -> engine: STEP -> scoring -> [results]
+    [tasks] ----------------------------------> LEASE -> episodes: STEP -> scoring -> [results]
                                                  ^                        |
                                   heartbeat ---- renews leases, DROPs lost ones
 
@@ -13,11 +13,12 @@
             the end of all others, if it is to be alone scoring, within IDLE_S
             Redis, if it is away                        a pause, then it is asked again
     step    nothing: one token for every running row    -
+            an environment, if no row is running        its answer, or 0.05 s
     drop    nothing: aborts what others have by now     -
     leave   what is in hand, at most DRAIN_S            the rest is handed back
 
-Rewards, deliveries, downloads and heartbeats are threads of their own, so none of them stops
-the sampling.
+Environments, rewards, deliveries, downloads and heartbeats are threads of their own, so none of
+them stops the sampling.
 """
 
 import logging
@@ -30,7 +31,8 @@ from types import FrameType
 
 from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_attempt
 
-from volley.rollout.engine import Engine, LoadFailed, SampleRequest, Unservable
+from volley.rollout.engine import Engine, LoadFailed
+from volley.rollout.episodes import Episodes, EpisodesFailed, EpisodesRequest
 from volley.rollout.intake import Intake
 from volley.rollout.leases import LeasedTask, Leases
 from volley.rollout.scoring import Scoring, failure_of
@@ -74,6 +76,7 @@ class Worker:
         name: str,
         spec: RunSpec,
         engine: Engine,
+        episodes: Episodes,
         queue: WorkerQueue,
         weights: WeightSync,
         leases: Leases,
@@ -84,6 +87,7 @@ class Worker:
         self._name = name
         self._spec = spec
         self._engine = engine
+        self._episodes = episodes
         self._queue = queue
         self._weights = weights
         self._leases = leases
@@ -120,7 +124,7 @@ class Worker:
         while not self._must_leave():
             self._swap_weights()
             self._lease_tasks()
-            self._step_engine()
+            self._step_episodes()
             self._drop_lost_leases()
         self._finish_or_hand_back()
 
@@ -164,7 +168,7 @@ class Worker:
 
     def _lease_tasks(self) -> None:
         num_generations = self._spec.sampling.num_generations
-        while num_groups := self._engine.num_free_seqs // num_generations:
+        while num_groups := self._episodes.num_free_seqs // num_generations:
             if self._start_alone():
                 self._weights.wait(0.0 if self._sampling else IDLE_S)
                 return
@@ -209,34 +213,42 @@ class Worker:
 
     def _start(self, leased: LeasedTask) -> None:
         task = leased.task
-        try:
-            self._engine.add(
-                SampleRequest(leased.id, task.prompt_ids, task.seed, self._spec.sampling)
+        self._episodes.begin(
+            EpisodesRequest(
+                leased.id,
+                task.prompt,
+                task.prompt_ids,
+                task.columns,
+                task.seed,
+                self._spec.sampling,
             )
-        except Unservable as error:
-            self._fail(leased, FailureReason.PROMPT, str(error))
-        else:
-            self._sampling[leased.id] = leased
+        )
+        self._sampling[leased.id] = leased
 
-    def _step_engine(self) -> None:
+    def _step_episodes(self) -> None:
         if not self._sampling:
             return
         try:
-            result = self._engine.step()
+            step = self._episodes.step()
         except Exception:
             for leased in self._sampling.values():
                 self._fail(leased, FailureReason.ENGINE, traceback.format_exc())
             self._scoring.close(DRAIN_S)
             raise
-        self._leases.advance(result.num_tokens)
+        self._leases.advance(step.num_tokens)
+        self._leases.wait(self._episodes.waiting)
         reach("mid-generation")
-        for group in result.finished:
-            self._scoring.submit(self._sampling.pop(group.request_id), group.samples)
+        for ended in step.ended:
+            leased = self._sampling.pop(ended.id)
+            if isinstance(ended, EpisodesFailed):
+                self._fail(leased, ended.reason, ended.detail)
+            else:
+                self._scoring.submit(leased, ended.episodes)
 
     def _drop_lost_leases(self) -> None:
         for task_id in self._leases.take_lost():
             if self._sampling.pop(task_id, None):
-                self._engine.abort(task_id)
+                self._episodes.abort(task_id)
             elif not (self._early.pop(task_id, None) or self._alone.pop(task_id, None)):
                 # Being scored, or delivered by now: the queue will call it a duplicate.
                 continue
@@ -247,7 +259,7 @@ class Worker:
         deadline = time.monotonic() + DRAIN_S
         if not self._weights.is_finished:
             while self._sampling and time.monotonic() < deadline:
-                self._step_engine()
+                self._step_episodes()
         self._scoring.close(max(0.0, deadline - time.monotonic()))
         held = self._leases.held()
         try:

@@ -1,0 +1,24 @@
+"""Which environment a run has: its name, its limits and the hash of the code behind it."""
+
+from pathlib import Path
+
+from volley.learner.settings import EnvironmentSettings
+from volley.learner.user_code import hash_user_code
+from volley.schemas.run_spec import BUILTIN_ENVIRONMENTS, EnvironmentSpec
+
+
+def read_environment_spec(
+    settings: EnvironmentSettings, code_folder: Path
+) -> EnvironmentSpec | None:
+    """The run's environment, None where an episode is a single turn; raises Stop."""
+    if settings.name is None:
+        return None
+    return EnvironmentSpec(
+        name=settings.name,
+        file_hash=hash_user_code(
+            "environment.name", settings.name, BUILTIN_ENVIRONMENTS, code_folder
+        ),
+        options=settings.options,
+        max_turns=settings.max_turns,
+        timeout_s=settings.timeout_s,
+    )
