@@ -27,7 +27,7 @@ RECORDED = "engine"
 class Counting:
     """Answers `ab` behind each of the first turns, as often as it is told."""
 
-    stop_strings = ("a", "=>")
+    stop_strings: tuple[str, ...] = ("a", "=>")
 
     def __init__(self, prompt, columns, num_answers=2):
         self.metrics = {"answers": 0}
@@ -264,6 +264,8 @@ def test_stop_strings_that_are_none_are_said(make_episodes, strings):
 @pytest.mark.parametrize("metrics", [{"a": "b"}, [1], {"a": float("nan")}])
 def test_metrics_that_are_none_are_said(make_episodes, metrics):
     class Odd(Counting):
+        stop_strings = tuple(string.ascii_lowercase)
+
         def respond(self, transcript):
             self.metrics = metrics
             return None

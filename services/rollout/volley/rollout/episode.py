@@ -14,7 +14,7 @@ from volley.rollout.rewards import Prompt
 from volley.schemas.groups import InsertedSpan, StopReason, VersionSpan
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Episode:
     """A completion with all that is known of it."""
 

@@ -92,7 +92,7 @@ class EpisodesStep:
     """Sampled in it, by request id."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Group:
     request: EpisodesRequest
     episodes: list[Episode]
@@ -111,7 +111,6 @@ class _Turn:
 
 _Call = tuple[str, int | None]
 """A request's id, and which of its episodes is to be answered; None: to open them all."""
-_Value = list[Environment] | str | None
 
 
 class Episodes:
@@ -129,7 +128,7 @@ class Episodes:
         """By the engine's request ids."""
         self._ended: list[EpisodesEnded | EpisodesFailed] = []
         self._stop_strings: dict[tuple[str, ...], StopStrings] = {}
-        self._calls: Calls[_Call, _Value] = Calls(rules.timeout_s if rules else math.inf)
+        self._calls: Calls[_Call, object] = Calls(rules.timeout_s if rules else math.inf)
 
     @property
     def num_free_seqs(self) -> int:
@@ -188,7 +187,7 @@ class Episodes:
         """Let go of the environments; the engine is not closed."""
         self._calls.close()
 
-    def _take_answer(self, call: _Call, value: _Value | CallFailed) -> None:
+    def _take_answer(self, call: _Call, value: object) -> None:
         request_id, index = call
         group = self._groups[request_id]
         if index is None:
@@ -202,7 +201,7 @@ class Episodes:
             episode.fail(str(failure))
         self._end_if_over(group)
 
-    def _open(self, group: _Group, value: _Value | CallFailed) -> None:
+    def _open(self, group: _Group, value: object) -> None:
         group.num_waiting = 0
         try:
             if isinstance(value, CallFailed):
@@ -245,14 +244,13 @@ class Episodes:
             lambda: environment.respond(transcript),
         )
 
-    def _answer(self, group: _Group, episode: Episode, value: _Value | CallFailed) -> None:
+    def _answer(self, group: _Group, episode: Episode, value: object) -> None:
         """Go on with an answer; raises CallFailed where it is none."""
         if isinstance(value, CallFailed):
             raise value
         if value is None:
             episode.end(StopReason.STOP)
             return
-        assert isinstance(value, str | None), "an environment was asked"
         assert self._rules is not None, "somebody has answered"
         text = checked_answer(value)
         num_left = group.request.sampling.max_completion_length - len(episode.token_ids)
