@@ -321,7 +321,9 @@ def test_an_environment_answers_between_the_turns(tmp_path, redis_url, run_name,
         results = side.collect(6)
         worker.leaving.set()
         assert worker.join() is None
-    trajectories = [one for group in results.values() for one in group.trajectories]
+    groups = [result for result in results.values() if isinstance(result, Group)]
+    assert len(groups) == 6
+    trajectories = [one for group in groups for one in group.trajectories]
     assert {one.num_turns for one in trajectories} == {1, 2}
     for trajectory in trajectories:
         for span in trajectory.inserted_spans:
@@ -344,6 +346,7 @@ def test_an_environment_that_fails_for_all_is_a_failure_with_its_traceback(
         side.issue(side.task(0))
         start_worker(side.url)
         (failure,) = side.collect(1).values()
+    assert isinstance(failure, Failure)
     assert failure.reason is FailureReason.ENVIRONMENT
     assert "ZeroDivisionError" in failure.detail
     assert "mine.py" in failure.detail

@@ -4,11 +4,10 @@ import string
 import threading
 
 import pytest
-import torch
 
+from tests.multi_turn import SAMPLING, Counting, ask, assert_turns_agree
 from tests.sampling import FIRST, published
 from tests.tiny_models import VOCAB
-from tests.waiting import wait_until
 from volley.rollout.episodes import (
     EpisodeRules,
     Episodes,
@@ -19,26 +18,6 @@ from volley.rollout.episodes import (
 from volley.rollout.tokenizer import Tokenizer
 from volley.schemas.groups import FailureReason, StopReason
 from volley.schemas.run_spec import SamplingSpec
-
-SAMPLING = SamplingSpec(4, 1.0, 24, (VOCAB["<eos>"],))
-
-
-class Counting:
-    """Answers `ab` behind each of the first turns, as often as it is told."""
-
-    stop_strings: tuple[str, ...] = ("a", "z")
-
-    def __init__(self, prompt, columns, num_answers=2):
-        self.metrics = {"answers": 0}
-        self._num_answers = num_answers
-        self.seen = []
-
-    def respond(self, transcript):
-        self.seen.append(transcript)
-        if self.metrics["answers"] == self._num_answers:
-            return None
-        self.metrics["answers"] += 1
-        return "ab"
 
 
 class Recorder:
@@ -82,22 +61,6 @@ def make_episodes(recorder, model_folder):
         episodes.close()
 
 
-def ask(episodes, *numbers, sampling=SAMPLING):
-    prompt_ids = (VOCAB["s"], VOCAB["="])
-    for number in numbers:
-        episodes.begin(
-            EpisodesRequest(f"task-{number}", "s=", prompt_ids, {}, 100 * number, sampling)
-        )
-    found = {}
-
-    def all_over():
-        found.update({ended.id: ended for ended in episodes.step().ended})
-        return len(found) == len(numbers)
-
-    wait_until(all_over)
-    return [found[f"task-{number}"] for number in numbers]
-
-
 def test_without_an_environment_an_episode_is_one_turn(make_episodes, recorder):
     (ended,) = ask(make_episodes(), 1)
     samples = recorder.samples["task-1"]
@@ -135,18 +98,8 @@ def test_trained_ids_and_logprobs_are_exactly_what_the_engine_returned(make_epis
 
 
 def test_the_turns_together_are_what_one_forward_gives(make_episodes, model):
-    prompt_ids = [VOCAB["s"], VOCAB["="]]
-    for ended in ask(make_episodes(Counting), *range(4)):
-        for episode in ended.episodes:
-            with torch.no_grad():
-                logits_TV = model(torch.tensor([prompt_ids + episode.token_ids])).logits[0]
-            expected_TV = torch.log_softmax(logits_TV, dim=-1)[len(prompt_ids) - 1 : -1]
-            expected_T = expected_TV.gather(-1, torch.tensor(episode.token_ids)[:, None])[:, 0]
-            for span in episode.inserted_spans:
-                expected_T[span.start : span.stop] = 0.0
-            torch.testing.assert_close(
-                torch.tensor(episode.logprobs), expected_T, atol=1e-4, rtol=0
-            )
+    ended = ask(make_episodes(Counting), *range(4))
+    assert_turns_agree(model, ended)
 
 
 def test_a_turn_ends_at_a_stop_string_and_the_environment_sees_the_text(make_episodes):

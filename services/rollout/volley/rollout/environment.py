@@ -52,10 +52,15 @@ class Environment(Protocol):
     from many threads, but those of one episode one after the other.
     """
 
-    stop_strings: Sequence[str]
-    """Each ends a turn. Without any, turns end at end tokens only."""
-    metrics: Mapping[str, float]
-    """Numbers about the episode, read at its end and averaged over the step's trajectories."""
+    @property
+    def stop_strings(self) -> Sequence[str]:
+        """Each ends a turn. Without any, turns end at end tokens only."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Numbers about the episode, read at its end and averaged over a step's trajectories."""
+        ...
 
     def respond(self, transcript: Transcript) -> str | Awaitable[str | None] | None:
         """Text to insert, behind which the model goes on, or None: the episode is over."""
