@@ -2,9 +2,9 @@
 
 from msgspec import Struct
 
-BUILTIN_REWARDS = ("exact_match",)
+BUILTIN_REWARDS = ("exact_match", "answer_match", "f1", "format", "maths")
 """Names of the reward functions that every worker brings."""
-BUILTIN_ENVIRONMENTS: tuple[str, ...] = ()
+BUILTIN_ENVIRONMENTS = ("search",)
 """Names of the environments that every worker brings."""
 
 

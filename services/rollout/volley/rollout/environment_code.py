@@ -7,23 +7,26 @@ from typing import cast
 
 from volley.rollout.environment import Environment
 from volley.rollout.rewards import Prompt
+from volley.rollout.search import load_search
 from volley.rollout.user_code import Imports, read_user_code
-from volley.schemas.run_spec import EnvironmentSpec
+from volley.schemas.run_spec import BUILTIN_ENVIRONMENTS, EnvironmentSpec
 from volley.telemetry.stops import ExitCode, Stop
 
 OpenEnvironment = Callable[[Prompt, Mapping[str, object]], Environment]
 
-BUILTIN: Mapping[str, Callable[..., object]] = {}
+BUILTIN: Mapping[str, Callable[[Mapping[str, object], Path], OpenEnvironment]] = {
+    "search": load_search
+}
+"""Given options and the folder of the run's code, they load what all episodes share."""
+assert tuple(BUILTIN) == BUILTIN_ENVIRONMENTS
 
 
 def load_environment(spec: EnvironmentSpec, code_folder: Path) -> OpenEnvironment:
     """What begins an episode's environment; raises Stop where the code cannot be used."""
     if ":" in spec.name:
         code = read_user_code("environment", spec.name, spec.file_hash, code_folder)
-        found = Imports(code_folder).take(code)
-    elif spec.name in BUILTIN:
-        found = BUILTIN[spec.name]
-    else:
+        # Whatever it begins is looked at when it answers.
+        return cast(OpenEnvironment, partial(Imports(code_folder).take(code), **spec.options))
+    if spec.name not in BUILTIN:
         raise Stop(ExitCode.CONFIG, f"environment {spec.name}: not built into this version")
-    # Whatever it begins is looked at when it answers.
-    return cast(OpenEnvironment, partial(found, **spec.options))
+    return BUILTIN[spec.name](spec.options, code_folder)

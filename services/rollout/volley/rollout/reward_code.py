@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from volley.rollout.rewards import BUILTIN, Reward
+from volley.rollout.builtin_rewards import APART, BUILTIN
+from volley.rollout.rewards import Reward
 from volley.rollout.user_code import Imports, UserCode, read_user_code
 from volley.schemas.run_spec import RewardSpec
 from volley.telemetry.stops import ExitCode, Stop
 
 
-def is_builtin(spec: RewardSpec) -> bool:
-    """Whether the function is one of ours; raises Stop where it is one that we do not have."""
-    if ":" in spec.name:
+def is_trusted(spec: RewardSpec) -> bool:
+    """Whether the function needs no process of its own; raises Stop where we do not have it."""
+    if ":" in spec.name or spec.name in APART:
         return False
     if spec.name not in BUILTIN:
         raise Stop(ExitCode.CONFIG, f"reward {spec.name}: not built into this version")
@@ -19,7 +20,10 @@ def is_builtin(spec: RewardSpec) -> bool:
 
 
 def read_reward_code(spec: RewardSpec, code_folder: Path) -> UserCode:
-    """The code of a function of the user's, its hash that of the learner; raises Stop."""
+    """The code of a function that is not trusted, its hash that of the learner; raises Stop."""
+    if spec.name in APART:
+        file = Path(__file__).with_name(f"{spec.name}.py")
+        return UserCode("reward", f"{spec.name}:{spec.name}", str(file), file.read_bytes())
     return read_user_code("reward", spec.name, spec.file_hash, code_folder)
 
 
@@ -31,7 +35,7 @@ def import_rewards(codes: Sequence[UserCode], code_folder: Path) -> tuple[Reward
 
 def load_rewards(specs: Sequence[RewardSpec], code_folder: Path) -> tuple[Reward, ...]:
     """All functions in order, in this process, for whoever needs no protection from them."""
-    codes = {s.name: read_reward_code(s, code_folder) for s in specs if not is_builtin(s)}
+    codes = {s.name: read_reward_code(s, code_folder) for s in specs if not is_trusted(s)}
     imported = import_rewards(tuple(codes.values()), code_folder)
-    functions = {**BUILTIN, **{reward.name: reward for reward in imported}}
+    functions = {**BUILTIN, **dict(zip(codes, imported, strict=True))}
     return tuple(functions[spec.name] for spec in specs)
