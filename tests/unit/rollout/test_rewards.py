@@ -21,11 +21,6 @@ def score(function: RewardFunction, **columns: object) -> tuple[float | None, ..
     return Reward("mine:function", function).score("sort ba=", COMPLETIONS, columns)
 
 
-def test_exact_match_is_one_where_the_completion_is_the_answer_but_for_spaces():
-    assert exact_match([" ab\n", "ba", ""], ["ab", "ab", "ab"]) == [1.0, 0.0, 0.0]
-    assert exact_match(["42"], [42]) == [1.0]
-
-
 def test_prompts_and_columns_come_once_per_completion():
     def everything(prompts, completions, **columns):
         assert prompts == ["sort ba="] * 3

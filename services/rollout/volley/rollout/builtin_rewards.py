@@ -1,4 +1,4 @@
-"""The reward functions that every worker brings; each is None where a row lacks its column.
+"""The reward functions that every worker brings.
 
     exact_match    the completion is `answer`, but for spaces around it
     answer_match   the last <answer>...</answer> is `answer`, normalised
@@ -6,13 +6,14 @@
     format         searches, each with its information, then one answer, which is the end
     maths          the mathematics is that of `solution`: maths.py
 
-`answer` is a text, or a list of texts of which the best one counts. Without the tag there is no
-answer, and 0: a completion as a whole also holds what was inserted into it.
+answer_match, f1 and maths are None for a row without their column. For the first two `answer` may
+be a list of texts, of which the best one counts; a completion without the tag has given no answer
+and gets 0, for as a whole it also holds what was inserted into it.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from string import punctuation
 
 from volley.rollout.rewards import Reward
@@ -25,7 +26,7 @@ A_SEARCH = ["<search>", "</search>", "<information>", "</information>"]
 AN_ANSWER = ["<answer>", "</answer>"]
 
 
-def exact_match(completions: list[str], answer: list[object]) -> list[float]:
+def exact_match(completions: list[str], answer: Sequence[object]) -> list[float]:
     """1 where the completion is the answer, but for spaces around it, else 0."""
     return [
         float(completion.strip() == str(wanted).strip())
@@ -33,12 +34,14 @@ def exact_match(completions: list[str], answer: list[object]) -> list[float]:
     ]
 
 
-def answer_match(completions: list[str], answer: list[object] | None = None) -> list[float | None]:
+def answer_match(
+    completions: list[str], answer: Sequence[object] | None = None
+) -> list[float | None]:
     """1 where the final answer has the words of the wanted one, in their order, else 0."""
     return _compare(completions, answer, lambda words, wanted: float(words == wanted))
 
 
-def f1(completions: list[str], answer: list[object] | None = None) -> list[float | None]:
+def f1(completions: list[str], answer: Sequence[object] | None = None) -> list[float | None]:
     """The harmonic mean of precision and recall, over the words of the final answer."""
     return _compare(completions, answer, _f1_of)
 
@@ -68,7 +71,7 @@ assert (*BUILTIN, *APART) == BUILTIN_REWARDS
 
 def _compare(
     completions: list[str],
-    answer: list[object] | None,
+    answer: Sequence[object] | None,
     compare: Callable[[list[str], list[str]], float],
 ) -> list[float | None]:
     if answer is None:
@@ -88,7 +91,8 @@ def _best(
     if found is None:
         return 0.0
     candidates = wanted if isinstance(wanted, list) else [wanted]
-    return max(compare(words_of(found), words_of(str(candidate))) for candidate in candidates)
+    scores = (compare(words_of(found), words_of(str(candidate))) for candidate in candidates)
+    return max(scores, default=None)
 
 
 def _f1_of(words: list[str], wanted: list[str]) -> float:

@@ -4,6 +4,8 @@ An answer such as 9**9**9**9 keeps the library from ever coming back, in ways th
 limits do not all cover; then the reward process is ended.
 """
 
+from collections.abc import Sequence
+
 try:
     from math_verify import parse, verify
 except ImportError as error:
@@ -15,7 +17,7 @@ TIMEOUT_S = 3
 """For each parsing and each comparison; whatever takes longer counts as wrong."""
 
 
-def maths(completions: list[str], solution: list[object] | None = None) -> list[float | None]:
+def maths(completions: list[str], solution: Sequence[object] | None = None) -> list[float | None]:
     """1 where the completion's last expression equals the solution's, None without a solution.
 
     A solution is a number, LaTeX, or text that holds it as a completion would.

@@ -56,7 +56,7 @@ class SearchOptions(BaseModel):
 
     corpus: Path | None = None
     """JSONL file with a passage a line, searched by BM25; from the folder of the run's code."""
-    url: str | None = None
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
     """Of a retrieval server that speaks as Search-R1's does, instead of a corpus."""
     top_k: PositiveInt = 3
     """Passages for each search, at most."""
@@ -147,9 +147,16 @@ def load_search(
     try:
         checked = SearchOptions.model_validate(options)
     except ValidationError as error:
-        raise Stop(ExitCode.CONFIG, f"environment.options: {error}") from error
+        raise Stop(ExitCode.CONFIG, _explain(error)) from error
     cached = CachedRetriever(_open_retriever(checked, code_folder), checked.max_cached_queries)
     return partial(Search, options=checked, retriever=cached)
+
+
+def _explain(error: ValidationError) -> str:
+    return "\n".join(
+        f"{'.'.join(('environment.options', *map(str, one['loc'])))}: {one['msg']}"
+        for one in error.errors()
+    )
 
 
 def _open_retriever(options: SearchOptions, code_folder: Path) -> Retriever:
