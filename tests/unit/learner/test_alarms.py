@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from volley.learner.alarm_settings import AlarmsSettings
 from volley.learner.alarms import REWARD_STEPS, Alarms
-from volley.learner.settings import AlarmsSettings
 
 DEMO = Path(__file__).parents[2] / "golden" / "sort-metrics.csv"
 """The five metrics of a finished sort demo, a line a step."""

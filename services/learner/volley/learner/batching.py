@@ -5,7 +5,7 @@ completion. Padding stands on the right, where causal attention never looks, so 
 neither an attention mask nor positions of its own.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
@@ -52,6 +52,8 @@ class MicroBatch:
     """True at trained tokens."""
     sampler_logprobs_BT: Tensor
     advantages_B: Tensor
+    positions_B: tuple[int, ...]
+    """Of its sequences among all that were given."""
 
     @property
     def targets_BT(self) -> Tensor:
@@ -69,24 +71,28 @@ _TENSORS = tuple(field.name for field in fields(MicroBatch) if field.type is Ten
 
 def micro_batches(sequences: Iterable[TrainSequence], token_budget: int) -> list[MicroBatch]:
     """All sequences, in micro-batches of at most `token_budget` padded tokens (or one sequence)."""
-    return [_pad(chosen) for chosen in _split_by_length(sequences, token_budget)]
+    given = list(sequences)
+    return [
+        _pad([given[position] for position in positions], tuple(positions))
+        for positions in _split_by_length(given, token_budget)
+    ]
 
 
-def _split_by_length(
-    sequences: Iterable[TrainSequence], token_budget: int
-) -> Iterator[list[TrainSequence]]:
-    chosen: list[TrainSequence] = []
-    for sequence in sorted(sequences, key=lambda one: one.num_tokens, reverse=True):
+def _split_by_length(sequences: Sequence[TrainSequence], token_budget: int) -> Iterator[list[int]]:
+    """The positions of the sequences of each micro-batch."""
+    lengths = [one.num_tokens for one in sequences]
+    chosen: list[int] = []
+    for position in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         # The first one is the longest and sets the width.
-        if chosen and (len(chosen) + 1) * chosen[0].num_tokens > token_budget:
+        if chosen and (len(chosen) + 1) * lengths[chosen[0]] > token_budget:
             yield chosen
             chosen = []
-        chosen.append(sequence)
+        chosen.append(position)
     if chosen:
         yield chosen
 
 
-def _pad(sequences: list[TrainSequence]) -> MicroBatch:
+def _pad(sequences: list[TrainSequence], positions_B: tuple[int, ...]) -> MicroBatch:
     num_columns = sequences[0].num_tokens
     start = min(len(one.prompt_ids) for one in sequences)
     mask_BL = _padded(
@@ -105,6 +111,7 @@ def _pad(sequences: list[TrainSequence]) -> MicroBatch:
         mask_BT=mask_BL[:, start:],
         sampler_logprobs_BT=sampler_logprobs_BL[:, start:],
         advantages_B=torch.tensor([one.advantage for one in sequences]),
+        positions_B=positions_B,
     )
 
 

@@ -10,9 +10,10 @@ from functools import reduce
 from itertools import chain, compress, repeat
 from statistics import fmean
 
+from volley.learner.lengths import describe_lengths
 from volley.learner.loss import TokenSums
 from volley.learner.selection import Selection
-from volley.schemas.groups import Group, StopReason, Version
+from volley.schemas.groups import Group, StopReason, Trajectory, Version
 
 Metrics = dict[str, float | None]
 
@@ -51,12 +52,13 @@ def describe_groups(
             float(trajectory.stop_reason is StopReason.LENGTH) for trajectory in trajectories
         ),
         "no_signal_share": selection.num_without_signal / len(groups) if groups else None,
+        **describe_lengths(trajectories, selection.is_trained),
     }
 
 
-def describe_selection(selection: Selection, head: Version) -> Metrics:
+def describe_selection(selection: Selection, lags_by_position: Sequence[Sequence[int]]) -> Metrics:
     """Amount and age of what was trained."""
-    lags = list(_lags(selection, head))
+    lags = list(chain.from_iterable(lags_by_position))
     return {
         "num_sequences": len(selection.sequences),
         "num_tokens": len(lags),
@@ -85,14 +87,17 @@ def describe_passes(passes: Sequence[Pass], *, to_reference: bool) -> Metrics:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _lags(selection: Selection, head: Version) -> Iterator[int]:
-    """Versions between each trained token and the head."""
-    for trajectory, sequence in zip(selection.trajectories, selection.sequences, strict=True):
-        lags_T = chain.from_iterable(
-            repeat(head.step - span.version.step, span.num_tokens)
-            for span in trajectory.version_spans
-        )
-        yield from compress(lags_T, sequence.trained)
+def trained_lags(selection: Selection, head: Version) -> list[list[int]]:
+    """Versions between each trained token of each sequence and the head."""
+    return [
+        list(compress(_lags_T(trajectory, head), sequence.trained))
+        for trajectory, sequence in zip(selection.trajectories, selection.sequences, strict=True)
+    ]
+
+
+def _lags_T(trajectory: Trajectory, head: Version) -> Iterator[int]:
+    for span in trajectory.version_spans:
+        yield from repeat(head.step - span.version.step, span.num_tokens)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

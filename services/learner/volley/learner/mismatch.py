@@ -1,0 +1,124 @@
+"""How far the policy that sampled is from the one that a step begins with, token by token.
+
+Both are measured before any correction. Tokens of lag 0 come from the very weights that are
+trained, so what is left between the two is engine against learner: kernels, precision, batching. Of
+older tokens staleness is the greater part, so the two are told apart.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from volley.learner.batching import MicroBatch
+from volley.learner.corrections import Correction
+from volley.learner.kl import kl_to_sampler
+
+QUANTILES = (("min", 0.0), ("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0))
+NAMES = (
+    *(f"sampler_ratio_{name}" for name, _ in QUANTILES),
+    *("effective_sample_share", "truncated_token_share", "masked_token_share"),
+    *("corrected_share", "masked_sequence_share"),
+    *("mismatch_kl", "mismatch_max", "staleness_kl"),
+)
+"""Of all metrics that do not depend on which lags there are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mismatch:
+    """What is known of the N trained tokens of one micro-batch, row after row."""
+
+    positions_B: tuple[int, ...]
+    """Of the sequences in the step."""
+    log_ratios_N: Tensor
+    """Proximal less sampler, nats, float64."""
+    importance_N: Tensor
+    """The weight that each token has in the gradient for being off-policy; 0 where masked."""
+    is_truncated_N: Tensor
+    is_kept_N: Tensor
+    num_masked_sequences: int
+    """Of which no token is left."""
+
+
+def measure_mismatch(
+    batch: MicroBatch, proximal_logprobs_BT: Tensor, correction: Correction, *, has_weights: bool
+) -> Mismatch:
+    """`has_weights` is False where the ratio itself carries the importance of a token."""
+    mask_BT, kept_BT = batch.mask_BT, correction.kept_BT
+    log_ratios_BT = proximal_logprobs_BT.detach() - batch.sampler_logprobs_BT
+    log_ratios_N = log_ratios_BT[mask_BT].double().cpu()
+    is_kept_N = kept_BT[mask_BT].cpu()
+    weights_N = correction.weights_BT[mask_BT].double().cpu() if has_weights else log_ratios_N.exp()
+    return Mismatch(
+        positions_B=batch.positions_B,
+        log_ratios_N=log_ratios_N,
+        importance_N=torch.where(is_kept_N, weights_N, 0.0),
+        is_truncated_N=correction.truncated_BT[mask_BT].cpu(),
+        is_kept_N=is_kept_N,
+        num_masked_sequences=int((mask_BT.any(-1) & ~kept_BT.any(-1)).sum()),
+    )
+
+
+def describe_mismatch(
+    mismatches: Sequence[Mismatch], lags_by_position: Sequence[Sequence[int]]
+) -> dict[str, float | None]:
+    """Metrics of a step; `lags_by_position` has the lags of each sequence's trained tokens."""
+    if not mismatches:
+        return dict.fromkeys(NAMES)
+    log_ratios_N = torch.cat([one.log_ratios_N for one in mismatches])
+    positions = list(chain.from_iterable(one.positions_B for one in mismatches))
+    lags_N = torch.tensor([lag for position in positions for lag in lags_by_position[position]])
+    num_masked_sequences = sum(one.num_masked_sequences for one in mismatches)
+    values = {
+        **_ratios(log_ratios_N),
+        **_corrections(mismatches),
+        "masked_sequence_share": num_masked_sequences / len(positions),
+        **_divergences(log_ratios_N, lags_N),
+    }
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _ratios(log_ratios_N: Tensor) -> dict[str, float]:
+    ratios_N = log_ratios_N.exp().sort().values
+    last = len(ratios_N) - 1
+    return {f"sampler_ratio_{name}": float(ratios_N[round(q * last)]) for name, q in QUANTILES}
+
+
+def _corrections(mismatches: Sequence[Mismatch]) -> dict[str, float]:
+    importance_N = torch.cat([one.importance_N for one in mismatches])
+    is_truncated_N = torch.cat([one.is_truncated_N for one in mismatches])
+    is_masked_N = ~torch.cat([one.is_kept_N for one in mismatches])
+    return {
+        "effective_sample_share": effective_share(importance_N),
+        "truncated_token_share": _mean(is_truncated_N),
+        "masked_token_share": _mean(is_masked_N),
+        "corrected_share": _mean(is_truncated_N | is_masked_N),
+    }
+
+
+def _divergences(log_ratios_N: Tensor, lags_N: Tensor) -> dict[str, float]:
+    kls_N = kl_to_sampler(log_ratios_N, torch.zeros_like(log_ratios_N))
+    distances_N = log_ratios_N.abs()[lags_N == 0]
+    by_lag: dict[str, float] = {}
+    for lag in lags_N.unique().tolist():
+        by_lag[f"lag_share/{lag}"] = _mean(lags_N == lag)
+        by_lag[f"lag_kl/{lag}"] = _mean(kls_N[lags_N == lag])
+    return {
+        "mismatch_kl": _mean(kls_N[lags_N == 0]),
+        "mismatch_max": float(distances_N.max()) if len(distances_N) else math.nan,
+        "staleness_kl": _mean(kls_N[lags_N > 0]),
+        **by_lag,
+    }
+
+
+def effective_share(weights_N: Tensor) -> float:
+    """(sum w)^2 / (N sum w^2): the share of equal samples that would estimate as well."""
+    return float(weights_N.sum().square() / (len(weights_N) * weights_N.square().sum()))
+
+
+def _mean(values: Tensor) -> float:
+    """Not a number where there are no values."""
+    return float(values.double().mean())
