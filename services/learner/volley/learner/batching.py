@@ -5,8 +5,9 @@ completion. Padding stands on the right, where causal attention never looks, so 
 neither an attention mask nor positions of its own.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import compress
 from typing import TypeVar
 
 import torch
@@ -31,6 +32,8 @@ class TrainSequence:
     advantage: float
     number: int | None = None
     """Of the prompt; a demonstration has none."""
+    lags: tuple[int, ...] = ()
+    """Versions behind the head per completion token; a demonstration has none."""
 
     @property
     def num_tokens(self) -> int:
@@ -40,6 +43,11 @@ class TrainSequence:
     def num_trained_tokens(self) -> int:
         return sum(self.trained)
 
+    @property
+    def trained_lags(self) -> tuple[int, ...]:
+        """Versions behind the head per trained token."""
+        return tuple(compress(self.lags, self.trained))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
@@ -47,13 +55,13 @@ class MicroBatch:
 
     numbers: frozenset[int]
     """Of the prompts in it."""
+    sequences: tuple[TrainSequence, ...]
+    """One per row of the tensors that have an axis B."""
     input_ids_BL: Tensor
     mask_BT: Tensor
     """True at trained tokens."""
     sampler_logprobs_BT: Tensor
     advantages_B: Tensor
-    positions_B: tuple[int, ...]
-    """Of its sequences among all that were given."""
 
     @property
     def targets_BT(self) -> Tensor:
@@ -71,28 +79,24 @@ _TENSORS = tuple(field.name for field in fields(MicroBatch) if field.type is Ten
 
 def micro_batches(sequences: Iterable[TrainSequence], token_budget: int) -> list[MicroBatch]:
     """All sequences, in micro-batches of at most `token_budget` padded tokens (or one sequence)."""
-    given = list(sequences)
-    return [
-        _pad([given[position] for position in positions], tuple(positions))
-        for positions in _split_by_length(given, token_budget)
-    ]
+    return [_pad(chosen) for chosen in _split_by_length(sequences, token_budget)]
 
 
-def _split_by_length(sequences: Sequence[TrainSequence], token_budget: int) -> Iterator[list[int]]:
-    """The positions of the sequences of each micro-batch."""
-    lengths = [one.num_tokens for one in sequences]
-    chosen: list[int] = []
-    for position in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+def _split_by_length(
+    sequences: Iterable[TrainSequence], token_budget: int
+) -> Iterator[list[TrainSequence]]:
+    chosen: list[TrainSequence] = []
+    for sequence in sorted(sequences, key=lambda one: one.num_tokens, reverse=True):
         # The first one is the longest and sets the width.
-        if chosen and (len(chosen) + 1) * lengths[chosen[0]] > token_budget:
+        if chosen and (len(chosen) + 1) * chosen[0].num_tokens > token_budget:
             yield chosen
             chosen = []
-        chosen.append(position)
+        chosen.append(sequence)
     if chosen:
         yield chosen
 
 
-def _pad(sequences: list[TrainSequence], positions_B: tuple[int, ...]) -> MicroBatch:
+def _pad(sequences: list[TrainSequence]) -> MicroBatch:
     num_columns = sequences[0].num_tokens
     start = min(len(one.prompt_ids) for one in sequences)
     mask_BL = _padded(
@@ -105,13 +109,13 @@ def _pad(sequences: list[TrainSequence], positions_B: tuple[int, ...]) -> MicroB
     )
     return MicroBatch(
         numbers=frozenset(one.number for one in sequences if one.number is not None),
+        sequences=tuple(sequences),
         input_ids_BL=_padded(
             [one.prompt_ids + one.completion_ids for one in sequences], num_columns, PAD_ID
         ),
         mask_BT=mask_BL[:, start:],
         sampler_logprobs_BT=sampler_logprobs_BL[:, start:],
         advantages_B=torch.tensor([one.advantage for one in sequences]),
-        positions_B=positions_B,
     )
 
 

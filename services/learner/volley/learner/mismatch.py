@@ -8,7 +8,6 @@ older tokens staleness is the greater part, so the two are told apart.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -31,14 +30,15 @@ NAMES = (
 class Mismatch:
     """What is known of the N trained tokens of one micro-batch, row after row."""
 
-    positions_B: tuple[int, ...]
-    """Of the sequences in the step."""
+    lags_N: Tensor
+    """Versions behind the head."""
     log_ratios_N: Tensor
     """Proximal less sampler, nats, float64."""
     importance_N: Tensor
     """The weight that each token has in the gradient for being off-policy; 0 where masked."""
     is_truncated_N: Tensor
     is_kept_N: Tensor
+    num_sequences: int
     num_masked_sequences: int
     """Of which no token is left."""
 
@@ -52,30 +52,27 @@ def measure_mismatch(
     log_ratios_N = log_ratios_BT[mask_BT].double().cpu()
     is_kept_N = kept_BT[mask_BT].cpu()
     weights_N = correction.weights_BT[mask_BT].double().cpu() if has_weights else log_ratios_N.exp()
+    lags = [lag for sequence in batch.sequences for lag in sequence.trained_lags]
     return Mismatch(
-        positions_B=batch.positions_B,
+        lags_N=torch.tensor(lags),
         log_ratios_N=log_ratios_N,
         importance_N=torch.where(is_kept_N, weights_N, 0.0),
         is_truncated_N=correction.truncated_BT[mask_BT].cpu(),
         is_kept_N=is_kept_N,
+        num_sequences=len(batch.sequences),
         num_masked_sequences=int((mask_BT.any(-1) & ~kept_BT.any(-1)).sum()),
     )
 
 
-def describe_mismatch(
-    mismatches: Sequence[Mismatch], lags_by_position: Sequence[Sequence[int]]
-) -> dict[str, float | None]:
-    """Metrics of a step; `lags_by_position` has the lags of each sequence's trained tokens."""
+def describe_mismatch(mismatches: Sequence[Mismatch]) -> dict[str, float | None]:
+    """Metrics of the step that the micro-batches make up; None where nothing was trained."""
     if not mismatches:
         return dict.fromkeys(NAMES)
     log_ratios_N = torch.cat([one.log_ratios_N for one in mismatches])
-    positions = list(chain.from_iterable(one.positions_B for one in mismatches))
-    lags_N = torch.tensor([lag for position in positions for lag in lags_by_position[position]])
-    num_masked_sequences = sum(one.num_masked_sequences for one in mismatches)
+    lags_N = torch.cat([one.lags_N for one in mismatches])
     values = {
         **_ratios(log_ratios_N),
         **_corrections(mismatches),
-        "masked_sequence_share": num_masked_sequences / len(positions),
         **_divergences(log_ratios_N, lags_N),
     }
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -91,11 +88,14 @@ def _corrections(mismatches: Sequence[Mismatch]) -> dict[str, float]:
     importance_N = torch.cat([one.importance_N for one in mismatches])
     is_truncated_N = torch.cat([one.is_truncated_N for one in mismatches])
     is_masked_N = ~torch.cat([one.is_kept_N for one in mismatches])
+    num_sequences = sum(one.num_sequences for one in mismatches)
+    num_masked_sequences = sum(one.num_masked_sequences for one in mismatches)
     return {
         "effective_sample_share": effective_share(importance_N),
         "truncated_token_share": _mean(is_truncated_N),
         "masked_token_share": _mean(is_masked_N),
         "corrected_share": _mean(is_truncated_N | is_masked_N),
+        "masked_sequence_share": num_masked_sequences / num_sequences,
     }
 
 
