@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.builders import make_group, make_trajectory
+from volley.learner import mismatch
 from volley.learner.batching import TrainSequence, micro_batches
 from volley.learner.ledger import Disposition
 from volley.learner.policy import Policy
@@ -40,7 +41,10 @@ METRICS = {
     "staleness_max",
     "num_sequences",
     "num_tokens",
+    "kl_penalty_mean",
+    *mismatch.NAMES,
 }
+BY_LAG = {"lag_share/5", "lag_kl/5"}
 
 
 def settings_of(folder: Path, **sections: Mapping[str, object]) -> Settings:
@@ -106,7 +110,7 @@ def test_a_step_makes_the_rewarded_completion_more_probable(qwen3_folder: Path):
 def test_metrics_of_a_step_on_policy_are_those_worked_by_hand(qwen3_folder: Path):
     policy, update = make_update(qwen3_folder)
     metrics = update.step([group_of(policy), group_of(policy, (1, 1), number=1)], HEAD).metrics
-    assert set(metrics) == METRICS
+    assert set(metrics) == METRICS | BY_LAG
     advantage = 0.5 / (math.sqrt(0.5) + 1e-4)
     expected = {
         # Seven tokens: four with the advantage, three with its opposite, at a ratio of 1.

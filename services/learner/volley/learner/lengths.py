@@ -1,29 +1,58 @@
-"""What becomes of long completions: a table by tenths of a step's trajectories, shortest first."""
+"""What becomes of long completions: a table by tenths of a step's completions, shortest first.
+
+Whatever is lost more often the longer it is (stale by the time it is done, failed, truncated)
+biases what is learnt towards the short, and no mean over a step shows it.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
 from statistics import fmean
-
-from volley.schemas.groups import StopReason, Trajectory
 
 NUM_TENTHS = 10
 
 
-def describe_lengths(
-    trajectories: Sequence[Trajectory], is_trained: Sequence[bool]
-) -> dict[str, float | None]:
-    """Mean length in tokens, share that is trained and share that was truncated, per tenth."""
-    by_length = sorted(
-        zip(trajectories, is_trained, strict=True), key=lambda pair: pair[0].num_tokens
-    )
-    metrics: dict[str, float | None] = {}
-    for tenth in range(1, NUM_TENTHS + 1):
-        start, stop = ((tenth - lag) * len(by_length) // NUM_TENTHS for lag in (1, 0))
-        chosen = by_length[start:stop]
-        columns: dict[str, list[int]] = {
-            "length": [one.num_tokens for one, _ in chosen],
-            "trained_share": [trained for _, trained in chosen],
-            "truncated_share": [one.stop_reason is StopReason.LENGTH for one, _ in chosen],
-        }
-        for name, values in columns.items():
-            metrics[f"tenth_{tenth}/{name}"] = fmean(values) if values else None
-    return metrics
+class Fate(StrEnum):
+    """What became of a completion."""
+
+    TRAINED = "trained"
+    FILTERED = "filtered"
+    """It had a reward and nothing to teach, or is left out for being truncated."""
+    FAILED = "failed"
+    """No reward function gave it one."""
+    STALE = "stale"
+    """Too far behind the head when it came, so that its prompt was given out again."""
+
+
+SHOWN = (Fate.TRAINED, Fate.STALE, Fate.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One that was delivered."""
+
+    num_tokens: int
+    is_truncated: bool
+    """It ended at the length limit."""
+    fate: Fate
+
+
+def describe_lengths(completions: Sequence[Completion]) -> dict[str, float | None]:
+    """Mean length in tokens and the shares of the fates and of the truncated, per tenth."""
+    by_length = sorted(completions, key=lambda one: one.num_tokens)
+    bounds = [tenth * len(by_length) // NUM_TENTHS for tenth in range(NUM_TENTHS + 1)]
+    return {
+        f"tenth_{tenth}/{name}": value
+        for tenth, (start, stop) in enumerate(pairwise(bounds), 1)
+        for name, value in _describe(by_length[start:stop]).items()
+    }
+
+
+def _describe(completions: Sequence[Completion]) -> dict[str, float | None]:
+    columns: dict[str, list[int]] = {
+        "length": [one.num_tokens for one in completions],
+        **{f"{fate}_share": [one.fate is fate for one in completions] for fate in SHOWN},
+        "truncated_share": [one.is_truncated for one in completions],
+    }
+    return {name: fmean(values) if values else None for name, values in columns.items()}

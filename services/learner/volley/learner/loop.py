@@ -203,7 +203,7 @@ class Loop:
         self._tasks.close(outcome)
         self._announce(manifest)
         reach("after-publish")
-        line = self._record.step(groups, result)
+        line = self._record.step(groups, result, self._tasks.take_stale())
         self._disk.write(lambda: self._record.write(line))
         self._heed_alarms(result)
 

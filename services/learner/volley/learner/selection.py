@@ -6,7 +6,7 @@ Axes: P prompts (one group each), G trajectories per group, T tokens of one comp
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress, repeat
 
 import torch
 
@@ -19,8 +19,9 @@ from volley.learner.advantages import (
 )
 from volley.learner.batching import TrainSequence
 from volley.learner.ledger import Disposition
+from volley.learner.lengths import Completion, Fate
 from volley.learner.overlong import OverlongRules, overlong_penalty
-from volley.schemas.groups import Group, StopReason, Trajectory
+from volley.schemas.groups import Group, StopReason, Trajectory, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +43,23 @@ class Selection:
     """What a step is made of."""
 
     sequences: tuple[TrainSequence, ...]
-    trajectories: tuple[Trajectory, ...]
-    """Where the sequences come from, in the same order."""
     dispositions: dict[int, Disposition]
     """TRAINED or FILTERED, by the number of the group."""
     rewards: tuple[float | None, ...]
     """Combined, of all P x G trajectories, before any penalty."""
-    is_trained: tuple[bool, ...]
-    """Of all P x G trajectories."""
+    completions: tuple[Completion, ...]
+    """Lengths and fates of all P x G trajectories."""
     num_without_signal: int
     """Groups in which all valid rewards, penalties included, are equal."""
 
 
 def select_sequences(
-    groups: Sequence[Group], rules: SelectionRules, kl_penalties: Sequence[float] = ()
+    groups: Sequence[Group],
+    head: Version,
+    rules: SelectionRules,
+    kl_penalties: Sequence[float] = (),
 ) -> Selection:
-    """The trajectories of `groups` that have something to teach.
+    """The trajectories of `groups`, collected under `head`, that have something to teach.
 
     `kl_penalties` are taken off the rewards of all P x G trajectories, where they are given.
     """
@@ -65,7 +67,7 @@ def select_sequences(
     rewards = [combine_rewards(one.rewards, rules.reward_weights) for one in trajectories]
     advantages = _advantages(trajectories, rewards, rules, kl_penalties)
     sequences = [
-        _sequence(group, trajectory, advantage)
+        _sequence(group, trajectory, head, advantage)
         for group, advantages_G in zip(groups, advantages.advantages_PG.tolist(), strict=True)
         for trajectory, advantage in zip(group.trajectories, advantages_G, strict=True)
     ]
@@ -81,7 +83,6 @@ def select_sequences(
     trained_numbers = {one.number for one in compress(sequences, is_trained)}
     return Selection(
         tuple(compress(sequences, is_trained)),
-        tuple(compress(trajectories, is_trained)),
         {
             group.number: Disposition.TRAINED
             if group.number in trained_numbers
@@ -89,14 +90,14 @@ def select_sequences(
             for group in groups
         },
         tuple(rewards),
-        tuple(is_trained),
+        tuple(map(_completion, trajectories, rewards, is_trained)),
         num_without_signal=int((~advantages.has_signal_P).sum()),
     )
 
 
-def sampled_sequences(groups: Sequence[Group]) -> list[TrainSequence]:
+def sampled_sequences(groups: Sequence[Group], head: Version) -> list[TrainSequence]:
     """All P x G trajectories as sequences without an advantage."""
-    return [_sequence(group, one, 0.0) for group in groups for one in group.trajectories]
+    return [_sequence(group, one, head, 0.0) for group in groups for one in group.trajectories]
 
 
 def _advantages(
@@ -117,7 +118,9 @@ def _advantages(
     return compute_advantages(rewards_PG, rules.scale_rewards, rules.advantage_estimator)
 
 
-def _sequence(group: Group, trajectory: Trajectory, advantage: float) -> TrainSequence:
+def _sequence(
+    group: Group, trajectory: Trajectory, head: Version, advantage: float
+) -> TrainSequence:
     return TrainSequence(
         prompt_ids=group.prompt_ids,
         completion_ids=trajectory.token_ids,
@@ -125,6 +128,14 @@ def _sequence(group: Group, trajectory: Trajectory, advantage: float) -> TrainSe
         sampler_logprobs=trajectory.sampler_logprobs,
         advantage=advantage,
         number=group.number,
+        lags=_lags(trajectory, head),
+    )
+
+
+def _lags(trajectory: Trajectory, head: Version) -> tuple[int, ...]:
+    spans = trajectory.version_spans
+    return tuple(
+        chain.from_iterable(repeat(head.step - one.version.step, one.num_tokens) for one in spans)
     )
 
 
@@ -139,3 +150,12 @@ def _sampled_tokens(trajectory: Trajectory) -> tuple[bool, ...]:
 def _is_trained(sequence: TrainSequence, trajectory: Trajectory, rules: SelectionRules) -> bool:
     is_masked = rules.mask_truncated_completions and trajectory.stop_reason is StopReason.LENGTH
     return not is_masked and any(sequence.trained)
+
+
+def _completion(trajectory: Trajectory, reward: float | None, is_trained: bool) -> Completion:
+    lost = Fate.FAILED if reward is None else Fate.FILTERED
+    return Completion(
+        trajectory.num_tokens,
+        trajectory.stop_reason is StopReason.LENGTH,
+        Fate.TRAINED if is_trained else lost,
+    )

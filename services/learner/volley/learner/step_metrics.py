@@ -4,16 +4,15 @@ A value that does not exist in this step, or is not finite, is None.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import chain, compress, repeat
+from itertools import chain
 from statistics import fmean
 
-from volley.learner.lengths import describe_lengths
 from volley.learner.loss import TokenSums
 from volley.learner.selection import Selection
-from volley.schemas.groups import Group, StopReason, Trajectory, Version
+from volley.schemas.groups import Group, StopReason
 
 Metrics = dict[str, float | None]
 
@@ -52,13 +51,12 @@ def describe_groups(
             float(trajectory.stop_reason is StopReason.LENGTH) for trajectory in trajectories
         ),
         "no_signal_share": selection.num_without_signal / len(groups) if groups else None,
-        **describe_lengths(trajectories, selection.is_trained),
     }
 
 
-def describe_selection(selection: Selection, lags_by_position: Sequence[Sequence[int]]) -> Metrics:
+def describe_selection(selection: Selection) -> Metrics:
     """Amount and age of what was trained."""
-    lags = list(chain.from_iterable(lags_by_position))
+    lags = list(chain.from_iterable(one.trained_lags for one in selection.sequences))
     return {
         "num_sequences": len(selection.sequences),
         "num_tokens": len(lags),
@@ -85,19 +83,6 @@ def describe_passes(passes: Sequence[Pass], *, to_reference: bool) -> Metrics:
         "entropy": sum(one.entropy_sum for one in passes) / num_tokens,
     }
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def trained_lags(selection: Selection, head: Version) -> list[list[int]]:
-    """Versions between each trained token of each sequence and the head."""
-    return [
-        list(compress(_lags_T(trajectory, head), sequence.trained))
-        for trajectory, sequence in zip(selection.trajectories, selection.sequences, strict=True)
-    ]
-
-
-def _lags_T(trajectory: Trajectory, head: Version) -> Iterator[int]:
-    for span in trajectory.version_spans:
-        yield from repeat(head.step - span.version.step, span.num_tokens)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

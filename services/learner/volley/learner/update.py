@@ -18,6 +18,7 @@ from volley.learner.batching import MicroBatch, TrainSequence, micro_batches
 from volley.learner.corrections import Correction, correct
 from volley.learner.kl import estimate_kl
 from volley.learner.ledger import Disposition, closing
+from volley.learner.lengths import Completion
 from volley.learner.log_probs import LogProbs
 from volley.learner.loss import Loss, Normaliser, TokenLogProbs, TokenSums, compute_loss
 from volley.learner.masking import select
@@ -33,7 +34,6 @@ from volley.learner.step_metrics import (
     describe_groups,
     describe_passes,
     describe_selection,
-    trained_lags,
 )
 from volley.learner.step_rules import (
     adamw_rules,
@@ -57,6 +57,8 @@ class StepResult:
     set_aside: tuple[int, ...]
     """Numbers that were left out as poison."""
     metrics: Metrics
+    completions: tuple[Completion, ...] = ()
+    """Lengths and fates of all that was collected."""
 
     @property
     def refused(self) -> bool:
@@ -131,8 +133,8 @@ class Update:
         micro-batch before each time that it is trained.
         """
         chosen = [group for group in groups if group.number not in set_aside]
-        kl_penalties = self._kl_penalties(chosen)
-        selection = select_sequences(chosen, self._selection_rules, kl_penalties)
+        kl_penalties = self._kl_penalties(chosen, head)
+        selection = select_sequences(chosen, head, self._selection_rules, kl_penalties)
         learning_rate = learning_rate_at(head.step, self._schedule)
         passes, mismatches = self._train(selection.sequences, learning_rate, before_batch)
         applied = bool(passes) and passes[0].is_finite
@@ -144,17 +146,16 @@ class Update:
         }
         left_out = tuple(group.number for group in groups if group.number in set_aside)
         dispositions |= closing(left_out, Disposition.REFUSED)
-        lags = trained_lags(selection, head)
         metrics = {
             **describe_passes(passes, to_reference=self._settings.loss.has_reference_in_loss),
             **describe_groups(chosen, selection, self._settings.reward.functions),
-            **describe_selection(selection, lags),
-            **describe_mismatch(mismatches, lags),
+            **describe_selection(selection),
+            **describe_mismatch(mismatches),
             "kl_penalty_mean": fmean(kl_penalties) if kl_penalties else None,
             "beta": self._settings.loss.beta,
             "learning_rate": learning_rate,
         }
-        return StepResult(applied, dispositions, left_out, metrics)
+        return StepResult(applied, dispositions, left_out, metrics, selection.completions)
 
     def _train(
         self,
@@ -246,25 +247,21 @@ class Update:
             measure_mismatch(micro_batch, proximal_BT, correction, has_weights=has_weights),
         )
 
-    def _kl_penalties(self, groups: Sequence[Group]) -> list[float]:
+    def _kl_penalties(self, groups: Sequence[Group], head: Version) -> list[float]:
         """What each of the P x G rewards loses for the distance to the reference, if it does."""
         loss = self._settings.loss
         if not loss.has_reference_in_reward:
             return []
-        sequences = sampled_sequences(groups)
-        penalties = [0.0] * len(sequences)
-        sampled = [index for index, one in enumerate(sequences) if any(one.trained)]
-        for on_host in micro_batches(
-            [sequences[index] for index in sampled], self._settings.optim.micro_batch_tokens
-        ):
+        sequences = sampled_sequences(groups, head)
+        penalties: dict[TrainSequence, float] = {}
+        for on_host in micro_batches(sequences, self._settings.optim.micro_batch_tokens):
             batch = on_host.to(self._policy.device)
             kl_BT = estimate_kl(
                 batch.sampler_logprobs_BT, self._reference_logprobs_BT(batch), loss.kl_estimator
             )
             kl_B = select(kl_BT, batch.mask_BT).sum(-1).tolist()
-            for position, kl in zip(batch.positions_B, kl_B, strict=True):
-                penalties[sampled[position]] = loss.beta * kl
-        return penalties
+            penalties |= zip(batch.sequences, (loss.beta * kl for kl in kl_B), strict=True)
+        return [penalties[sequence] for sequence in sequences]
 
     @torch.no_grad()
     def _reference_logprobs_BT(self, micro_batch: MicroBatch) -> Tensor:
