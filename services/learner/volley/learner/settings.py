@@ -153,6 +153,8 @@ class RewardSettings(Section):
 class OptimSettings(Section):
     groups_per_step: PositiveInt = 32
     """Collected groups that make one step."""
+    max_refill_groups: Annotated[int, Field(ge=0)] = 0
+    """Dynamic sampling: groups beyond these, at most, to make up for those without a signal."""
     learning_rate: PositiveFloat = 1e-6
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
     """Shape of the decay after the warm-up, over run.steps."""
@@ -250,6 +252,16 @@ class Settings(Section):
                 f"reward.overlong_buffer_tokens = {self.reward.overlong_buffer_tokens} leaves "
                 f"no length without a penalty below sampling.max_completion_length = {room}: set "
                 "a smaller one (an eighth of it is usual)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refills_what_is_filtered(self) -> Self:
+        if self.optim.max_refill_groups > 0 and (self.loss.beta > 0 or self.loss.entropy_coef > 0):
+            raise ValueError(
+                f"optim.max_refill_groups = {self.optim.max_refill_groups} makes up for groups "
+                "that are filtered, and with loss.beta or loss.entropy_coef none is: set it to 0, "
+                "or those two"
             )
         return self
 

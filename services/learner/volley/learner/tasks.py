@@ -97,12 +97,16 @@ class Tasks:
             if ledger.counts().trained:
                 self._failures_before_first_group = None
 
-    def issue(self, head: Version) -> None:
-        """Fill the free places with the next numbers, to be sampled from `head` or newer."""
+    def issue(self, head: Version, num_refill: int = 0) -> None:
+        """Fill the free places with the next numbers, to be sampled from `head` or newer.
+
+        `num_refill` numbers that are in hand and have nothing to teach take no place.
+        """
         with self._lock:
             self._head = head
             self._reopen()
-            self._unissued.update(self.ledger.issue(self._rules.places - len(self.ledger.open)))
+            num_free = self._rules.places + num_refill - len(self.ledger.open)
+            self._unissued.update(self.ledger.issue(num_free))
             self._issue_where_it_fits()
 
     def judge(self, delivery: redis_stream.Delivery) -> Group | None:

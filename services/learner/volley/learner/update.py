@@ -120,6 +120,10 @@ class Update:
         """Be as the update was that gave these tensors; raises ValueError if they do not fit."""
         self._masters.restore(tensors)
 
+    def teaches(self, group: Group, head: Version) -> bool:
+        """Whether anything of the group would be trained under `head`."""
+        return bool(select_sequences([group], head, self._selection_rules).sequences)
+
     def step(
         self,
         groups: Sequence[Group],
