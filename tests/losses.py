@@ -38,12 +38,14 @@ def make_loss_rules(
 
 @dataclass(frozen=True)
 class PlainToken:
-    """Its log-probs under the four policies."""
+    """Its log-probs under the four policies, and the first one's entropy."""
 
     policy: float
     sampler: float
     proximal: float
     reference: float
+    entropy: float
+    """Of the policy in its place."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def plain_sequence_loss(
         if keeps:
             total += weight * plain_surrogate(token, held_logprob, kept, sequence.advantage, loss)
             total += loss.beta * plain_kl(token, loss)
-            total += loss.entropy_coef * math.exp(token.policy - token.sampler) * token.policy
+            total -= loss.entropy_coef * token.entropy
     return total / plain_denominator(len(sequence.tokens), loss.loss_type, by)
 
 

@@ -42,12 +42,12 @@ class Batch:
         columns_T = range(MAX_LENGTH)
         return torch.tensor([[column in row for column in columns_T] for row in self.columns_B])
 
-    def tensor_BT(self, policy: str) -> Tensor:
-        """The log-probs under one of the four policies."""
+    def tensor_BT(self, name: str) -> Tensor:
+        """The log-probs under one of the four policies, or the entropy."""
         values_BT = torch.full((len(self.sequences), MAX_LENGTH), math.nan, dtype=torch.float64)
         for row, (sequence, columns) in enumerate(zip(self.sequences, self.columns_B, strict=True)):
             for token, column in zip(sequence.tokens, columns, strict=True):
-                values_BT[row, column] = getattr(token, policy)
+                values_BT[row, column] = getattr(token, name)
         return values_BT
 
     @property
@@ -66,7 +66,7 @@ def batches(draw: st.DrawFn) -> Batch:
     sequences, columns_B = [], []
     for _ in range(draw(st.integers(1, 4))):
         columns = sorted(draw(st.sets(st.integers(0, MAX_LENGTH - 1))))
-        tokens = [PlainToken(*(draw(log_probs) for _ in range(4))) for _ in columns]
+        tokens = [PlainToken(*(draw(log_probs) for _ in range(5))) for _ in columns]
         sequences.append(PlainSequence(tokens, draw(st.floats(-3.0, 3.0))))
         columns_B.append(columns)
     return Batch(sequences, columns_B)
@@ -114,6 +114,7 @@ def loss_of(batch: Batch, policy_BT: Tensor, loss: LossSettings) -> Tensor:
             sampler_BT,
             proximal_BT if loss.ratio_anchor == "proximal" else None,
             reference_BT if loss.has_reference_in_loss else None,
+            batch.tensor_BT("entropy") if loss.entropy_coef > 0 else None,
         ),
         correct(proximal_BT, sampler_BT, batch.mask_BT, correction_rules(loss)),
         torch.tensor([one.advantage for one in batch.sequences], dtype=torch.float64),

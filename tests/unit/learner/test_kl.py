@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from volley.learner.kl import entropy_of, estimate_kl, kl_to_reference, kl_to_sampler
+from volley.learner.kl import estimate_kl, kl_to_reference, kl_to_sampler
 
 V = 6
 
@@ -76,17 +76,6 @@ def test_k3_without_the_ratio_has_the_gradient_of_the_other_direction():
     _, gradient = value_and_gradient(expectation, logits)
     _, expected = value_and_gradient(true_kl(reference, logits.log_softmax(-1)), logits)
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
-
-
-def test_the_entropy_has_the_true_value_and_gradient_whoever_sampled():
-    logits, sampler, _ = distributions()
-    policy = logits.log_softmax(-1)
-    expectation = (sampler.exp() * entropy_of(policy, sampler)).sum()
-    again = logits.log_softmax(-1)
-    assert_same(
-        value_and_gradient(expectation, logits),
-        value_and_gradient(-(again.exp() * again).sum(), logits),
-    )
 
 
 def test_k2_times_the_ratio_has_not_the_gradient_of_a_kl():

@@ -121,7 +121,7 @@ def test_what_a_mask_takes_out_of_the_loss_is_still_counted():
 
 
 def test_a_masked_token_has_no_kl_and_no_entropy_in_the_loss():
-    given = logprobs()
+    given = logprobs(entropy_BT=torch.tensor([[1.5, 2.0, 7.0], [3.0, 3.0, 3.0]]))
     correction = correct(
         *(given.policy_logprobs_BT, SAMPLER_BT, MASK_BT),
         CorrectionRules(mask="sequence_any", band=Band(0.9, 1.9)),
@@ -130,9 +130,7 @@ def test_a_masked_token_has_no_kl_and_no_entropy_in_the_loss():
     result = compute_loss(given, correction, ADVANTAGES_B, MASK_BT, rules, NORMALISER)
     # The second sequence has a ratio of 0.5 and leaves as a whole.
     kl = 1.5 - 1 - math.log(1.5)
-    # -ratio x log-prob of its two tokens, at 1.0 x (-1) and 1.5 x (-2 + log 1.5).
-    entropy = 1.0 + 1.5 * (2 - math.log(1.5))
-    assert result.loss.item() == pytest.approx((-4.56 + 0.3 * kl - 0.1 * entropy) / 5)
+    assert result.loss.item() == pytest.approx((-4.56 + 0.3 * kl - 0.1 * 3.5) / 5)
 
 
 def test_the_kl_to_the_sampler_is_added_per_token():
@@ -163,12 +161,12 @@ def test_without_beta_an_overflowing_kl_cannot_reach_the_loss():
     assert result.sums.kl_to_sampler.isinf()
 
 
-def all_four(seed: int = 0) -> TokenLogProbs:
+def all_at_once(seed: int = 0) -> TokenLogProbs:
     generator = torch.Generator().manual_seed(seed)
-    policy, sampler, proximal, reference = (
-        -torch.rand(4, 6, generator=generator, dtype=torch.float64) * 3 for _ in range(4)
+    policy, sampler, proximal, reference, entropy = (
+        -torch.rand(4, 6, generator=generator, dtype=torch.float64) * 3 for _ in range(5)
     )
-    return TokenLogProbs(policy, sampler, proximal, reference)
+    return TokenLogProbs(policy, sampler, proximal, reference, -entropy)
 
 
 CORRECTIONS = (
@@ -222,7 +220,7 @@ DIFFERENTIABLE = [name for name in LOSS_TYPES if name != "cispo"]
 @pytest.mark.parametrize("corrections", CORRECTIONS)
 @pytest.mark.parametrize("loss_type", DIFFERENTIABLE)
 def test_gradients_agree_with_finite_differences(loss_type, corrections):
-    given = all_four()
+    given = all_at_once()
 
     def loss_at(policy_BT: Tensor) -> Tensor:
         there = replace(given, policy_logprobs_BT=policy_BT)
@@ -236,7 +234,7 @@ def test_gradients_agree_with_finite_differences(loss_type, corrections):
 def test_not_a_number_under_the_mask_leaves_loss_and_gradient_bit_identical(loss_type, corrections):
     results = []
     for fill in (0.0, math.nan):
-        clean = all_four()
+        clean = all_at_once()
         poisoned = TokenLogProbs(
             *(
                 torch.where(uneven_mask(), getattr(clean, name), fill)
@@ -255,7 +253,7 @@ def test_not_a_number_under_the_mask_leaves_loss_and_gradient_bit_identical(loss
 @pytest.mark.parametrize("loss_type", [name for name in LOSS_TYPES if name != "gspo"])
 def test_a_token_that_the_band_takes_out_may_have_any_ratio(loss_type):
     corrections = CorrectionRules(mask="token", band=Band(0.3, 3.0))
-    given = all_four()
+    given = all_at_once()
     sampler_BT = given.sampler_logprobs_BT.clone()
     sampler_BT[2, 3] = -1e4
     result, gradient_BT = gradient_of(
@@ -269,7 +267,7 @@ def test_a_token_that_the_band_takes_out_may_have_any_ratio(loss_type):
 @pytest.mark.parametrize("corrections", CORRECTIONS)
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_shares_of_micro_batches_add_up_to_the_loss_of_the_step(loss_type, corrections):
-    given = all_four()
+    given = all_at_once()
     whole = loss_with_all(given, loss_type, corrections).loss.item()
     shares = [
         loss_with_all(given, loss_type, corrections, rows).loss.item()

@@ -1,4 +1,4 @@
-"""Estimates of divergences and of entropy from single sampled tokens, in nats."""
+"""Estimates of divergences from single sampled tokens, in nats."""
 
 from typing import Literal
 
@@ -41,8 +41,3 @@ def estimate_kl(
             return log_ratio.square() / 2
         case "k3":
             return torch.expm1(log_ratio) - log_ratio
-
-
-def entropy_of(policy_logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
-    """-r log policy, r = policy / sampler: unbiased for the policy's entropy and its gradient."""
-    return -torch.exp(policy_logprobs - sampler_logprobs) * policy_logprobs

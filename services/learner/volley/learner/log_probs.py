@@ -20,7 +20,7 @@ class LogProbs:
     policy_logprobs_BT: Tensor
     """At the sampling temperature; with gradient unless made under no_grad."""
     entropy_BT: Tensor
-    """Of the distribution each token was drawn from; never with gradient."""
+    """Of the distribution each token was drawn from; likewise."""
 
 
 def log_probs_of(
@@ -60,5 +60,7 @@ def _log_probs_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     logprobs_NV = torch.log_softmax(logits_NV.float() / temperature, dim=-1)
     logprobs_N = logprobs_NV.gather(-1, targets_N[:, None]).squeeze(-1)
-    entropy_N = torch.special.entr(logprobs_NV.detach().exp()).sum(-1)
-    return logprobs_N, entropy_N
+    probs_NV = logprobs_NV.exp()
+    # What cannot be drawn adds nothing; 0 * -inf would be NaN.
+    surprise_NV = -logprobs_NV.masked_fill(probs_NV == 0, 0.0)
+    return logprobs_N, (probs_NV * surprise_NV).sum(-1)

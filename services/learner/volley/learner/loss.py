@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from volley.learner.corrections import Correction
-from volley.learner.kl import KlEstimator, entropy_of, kl_to_reference, kl_to_sampler
+from volley.learner.kl import KlEstimator, kl_to_reference, kl_to_sampler
 from volley.learner.masking import select, total
 from volley.learner.surrogates import (
     ClipRules,
@@ -89,7 +89,7 @@ class LossRules:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenLogProbs:
-    """The log-probs of the same tokens under up to four policies."""
+    """The log-probs of the same tokens under up to four policies, and the first one's entropy."""
 
     policy_logprobs_BT: Tensor
     """Now; carries the gradient."""
@@ -99,6 +99,8 @@ class TokenLogProbs:
     """At the step's start; given where it anchors the ratio instead of the sampler."""
     reference_logprobs_BT: Tensor | None = None
     """Of the frozen model; given where the KL is to it instead of the sampler."""
+    entropy_BT: Tensor | None = None
+    """Of what the policy says now in each token's place; given where it is in the loss."""
 
     @property
     def anchor_logprobs_BT(self) -> Tensor:
@@ -108,12 +110,16 @@ class TokenLogProbs:
 
     def selected(self, mask_BT: Tensor) -> "TokenLogProbs":
         """The same, certain (log 1 = 0) wherever the mask is False."""
-        proximal_BT, reference_BT = self.proximal_logprobs_BT, self.reference_logprobs_BT
+
+        def select_given(values_BT: Tensor | None) -> Tensor | None:
+            return None if values_BT is None else select(values_BT, mask_BT)
+
         return TokenLogProbs(
             select(self.policy_logprobs_BT, mask_BT),
             select(self.sampler_logprobs_BT, mask_BT),
-            None if proximal_BT is None else select(proximal_BT, mask_BT),
-            None if reference_BT is None else select(reference_BT, mask_BT),
+            select_given(self.proximal_logprobs_BT),
+            select_given(self.reference_logprobs_BT),
+            select_given(self.entropy_BT),
         )
 
 
@@ -167,9 +173,8 @@ def compute_loss(
     loss_BT = surrogate.loss_BT * correction.weights_BT
     if rules.beta > 0:
         loss_BT = loss_BT + rules.beta * _kl(kept, rules)
-    if rules.entropy_coef > 0:
-        entropy_BT = entropy_of(kept.policy_logprobs_BT, kept.sampler_logprobs_BT)
-        loss_BT = loss_BT - rules.entropy_coef * entropy_BT
+    if kept.entropy_BT is not None:
+        loss_BT = loss_BT - rules.entropy_coef * kept.entropy_BT
     # A token that was masked weighs 0: it is still counted, as the step was before any forward.
     denominators_B1 = rules.form.denominators(mask_BT, normaliser)
     return Loss(

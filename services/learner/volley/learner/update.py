@@ -202,12 +202,12 @@ class Update:
         for batch in batches:
             before_batch(batch.micro_batch.numbers)
             now = self._recompute(self._policy, batch.micro_batch)
-            share = self._loss(batch, now.policy_logprobs_BT, normaliser)
+            share = self._loss(batch, now, normaliser)
             share.loss.backward()
             reach("mid-backward", *batch.micro_batch.numbers)
             self._masters.add_gradients()
             losses.append(share.loss.detach())
-            entropy_sums.append(select(now.entropy_BT, batch.micro_batch.mask_BT).sum())
+            entropy_sums.append(select(now.entropy_BT.detach(), batch.micro_batch.mask_BT).sum())
             sums.append(share.sums)
         grad_norm = self._masters.clip_gradients()
         return Pass(
@@ -217,18 +217,19 @@ class Update:
             entropy_sum=float(sum(entropy_sums)),
         )
 
-    def _loss(self, batch: _Batch, policy_logprobs_BT: Tensor, normaliser: Normaliser) -> Loss:
+    def _loss(self, batch: _Batch, now: LogProbs, normaliser: Normaliser) -> Loss:
         if batch.frozen is None:
             # The first pass runs before any optimiser step: this is the policy at the start.
-            batch.frozen = self._freeze(batch.micro_batch, policy_logprobs_BT.detach())
+            batch.frozen = self._freeze(batch.micro_batch, now.policy_logprobs_BT.detach())
         frozen, micro_batch = batch.frozen, batch.micro_batch
         is_anchor = self._settings.loss.ratio_anchor == "proximal"
         return compute_loss(
             TokenLogProbs(
-                policy_logprobs_BT,
+                now.policy_logprobs_BT,
                 micro_batch.sampler_logprobs_BT,
                 frozen.proximal_BT if is_anchor else None,
                 frozen.reference_BT,
+                now.entropy_BT if self._loss_rules.entropy_coef > 0 else None,
             ),
             frozen.correction,
             micro_batch.advantages_B,
