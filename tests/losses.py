@@ -123,15 +123,16 @@ def plain_sequence_loss(
     weights = plain_weights(sequence.tokens, loss)
     is_kept = plain_kept(sequence.tokens, loss)
     kept = [token for token, keeps in zip(sequence.tokens, is_kept, strict=True) if keeps]
-    total = 0.0
+    total = entropy = 0.0
     for token, held_logprob, weight, keeps in zip(
         sequence.tokens, held, weights, is_kept, strict=True
     ):
         if keeps:
             total += weight * plain_surrogate(token, held_logprob, kept, sequence.advantage, loss)
             total += loss.beta * plain_kl(token, loss)
-            total -= loss.entropy_coef * token.entropy
-    return total / plain_denominator(len(sequence.tokens), loss.loss_type, by)
+            entropy += token.entropy
+    denominator = plain_denominator(len(sequence.tokens), loss.loss_type, by)
+    return total / denominator - loss.entropy_coef * entropy / by.num_tokens
 
 
 def plain_denominator(num_tokens: int, loss_type: str, by: Normaliser) -> int:

@@ -173,12 +173,13 @@ def compute_loss(
     loss_BT = surrogate.loss_BT * correction.weights_BT
     if rules.beta > 0:
         loss_BT = loss_BT + rules.beta * _kl(kept, rules)
-    if kept.entropy_BT is not None:
-        loss_BT = loss_BT - rules.entropy_coef * kept.entropy_BT
     # A token that was masked weighs 0: it is still counted, as the step was before any forward.
-    denominators_B1 = rules.form.denominators(mask_BT, normaliser)
+    loss_BT = loss_BT / rules.form.denominators(mask_BT, normaliser)
+    if kept.entropy_BT is not None:
+        # Per token in every form, so that the coefficient means the same in all of them.
+        loss_BT = loss_BT - rules.entropy_coef * kept.entropy_BT / normaliser.num_tokens
     return Loss(
-        select(loss_BT / denominators_B1, kept_BT).sum(),
+        select(loss_BT, kept_BT).sum(),
         _sums(logprobs.selected(mask_BT), surrogate, mask_BT, kept_BT, rules),
     )
 

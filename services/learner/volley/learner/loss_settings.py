@@ -50,7 +50,7 @@ class LossSettings(Section):
     use_bias_correction_kl: bool = True
     """Multiply the KL to the reference by the differentiable ratio."""
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the entropy bonus; 0 turns it off."""
+    """Weight of the entropy bonus, a mean over tokens; 0 turns it off."""
     num_iterations: PositiveInt = 1
     """Passes over a step's groups, each with its own optimiser step."""
     mask_truncated_completions: bool = False
