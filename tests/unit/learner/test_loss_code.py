@@ -63,6 +63,6 @@ def test_a_function_that_raises_stops_the_run_with_its_reason():
 
 def test_a_loss_of_another_shape_is_refused():
     source = REINFORCE.replace("policy_logprobs_BT", "policy_logprobs_BT.sum()")
-    assert "with loss_BT of shape (1, 2)" in complaint(source)
+    assert "with both fields of shape (1, 2)" in complaint(source)
     source = "def reinforce(tokens, rules):\n    return 0.0\n"
     assert "returned float: return a Surrogate" in complaint(source)

@@ -50,10 +50,12 @@ def _import_module(name: str, source: str) -> ModuleType:
 
 def _checked(name: str, surrogate: object, tokens: Tokens) -> Surrogate:
     shape = tokens.mask_BT.shape
-    if isinstance(surrogate, Surrogate) and surrogate.loss_BT.shape == shape:
+    if isinstance(surrogate, Surrogate) and (
+        surrogate.loss_BT.shape == surrogate.clipped_BT.shape == shape
+    ):
         return surrogate
     raise Stop(
         ExitCode.CONFIG,
         f"loss.loss_type: {name} returned {type(surrogate).__name__}: return a Surrogate, "
-        f"imported from volley.learner.surrogates, with loss_BT of shape {tuple(shape)}",
+        f"imported from volley.learner.surrogates, with both fields of shape {tuple(shape)}",
     )

@@ -7,7 +7,7 @@ older tokens staleness is the greater part, so the two are told apart.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -28,39 +28,38 @@ NAMES = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mismatch:
-    """What is known of the N trained tokens of one micro-batch, row after row."""
+    """What is known of the N trained tokens of some sequences, row after row."""
 
     lags_N: Tensor
     """Versions behind the head."""
     log_ratios_N: Tensor
-    """Proximal less sampler, nats, float64."""
+    """Proximal less sampler, nats."""
     importance_N: Tensor
     """The weight that each token has in the gradient for being off-policy; 0 where masked."""
     is_truncated_N: Tensor
     is_kept_N: Tensor
-    num_sequences: int
-    num_masked_sequences: int
-    """Of which no token is left."""
+    is_masked_B: Tensor
+    """Sequences of which no token is left."""
 
 
 def measure_mismatch(
     batch: MicroBatch, proximal_logprobs_BT: Tensor, correction: Correction, *, has_weights: bool
 ) -> Mismatch:
-    """`has_weights` is False where the ratio itself carries the importance of a token."""
+    """Of a micro-batch, on its device.
+
+    `has_weights` is False where the ratio itself carries the importance of a token.
+    """
     mask_BT, kept_BT = batch.mask_BT, correction.kept_BT
-    log_ratios_BT = proximal_logprobs_BT.detach() - batch.sampler_logprobs_BT
-    log_ratios_N = log_ratios_BT[mask_BT].double().cpu()
-    is_kept_N = kept_BT[mask_BT].cpu()
-    weights_N = correction.weights_BT[mask_BT].double().cpu() if has_weights else log_ratios_N.exp()
+    log_ratios_N = (proximal_logprobs_BT.detach() - batch.sampler_logprobs_BT)[mask_BT]
+    weights_N = correction.weights_BT[mask_BT] if has_weights else log_ratios_N.exp()
     lags = [lag for sequence in batch.sequences for lag in sequence.trained_lags]
     return Mismatch(
         lags_N=torch.tensor(lags),
         log_ratios_N=log_ratios_N,
-        importance_N=torch.where(is_kept_N, weights_N, 0.0),
-        is_truncated_N=correction.truncated_BT[mask_BT].cpu(),
-        is_kept_N=is_kept_N,
-        num_sequences=len(batch.sequences),
-        num_masked_sequences=int((mask_BT.any(-1) & ~kept_BT.any(-1)).sum()),
+        importance_N=torch.where(kept_BT[mask_BT], weights_N, 0.0),
+        is_truncated_N=correction.truncated_BT[mask_BT],
+        is_kept_N=kept_BT[mask_BT],
+        is_masked_B=mask_BT.any(-1) & ~kept_BT.any(-1),
     )
 
 
@@ -68,14 +67,23 @@ def describe_mismatch(mismatches: Sequence[Mismatch]) -> dict[str, float | None]
     """Metrics of the step that the micro-batches make up; None where nothing was trained."""
     if not mismatches:
         return dict.fromkeys(NAMES)
-    log_ratios_N = torch.cat([one.log_ratios_N for one in mismatches])
-    lags_N = torch.cat([one.lags_N for one in mismatches])
+    step = _joined(mismatches)
     values = {
-        **_ratios(log_ratios_N),
-        **_corrections(mismatches),
-        **_divergences(log_ratios_N, lags_N),
+        **_ratios(step.log_ratios_N),
+        **_corrections(step),
+        **_divergences(step.log_ratios_N, step.lags_N),
     }
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _joined(mismatches: Sequence[Mismatch]) -> Mismatch:
+    """All of them, on the host, log-ratios and weights in float64."""
+    columns = {
+        field.name: torch.cat([getattr(one, field.name) for one in mismatches]).cpu()
+        for field in fields(Mismatch)
+    }
+    precise = {name: columns[name].double() for name in ("log_ratios_N", "importance_N")}
+    return Mismatch(**columns | precise)
 
 
 def _ratios(log_ratios_N: Tensor) -> dict[str, float]:
@@ -84,18 +92,13 @@ def _ratios(log_ratios_N: Tensor) -> dict[str, float]:
     return {f"sampler_ratio_{name}": float(ratios_N[round(q * last)]) for name, q in QUANTILES}
 
 
-def _corrections(mismatches: Sequence[Mismatch]) -> dict[str, float]:
-    importance_N = torch.cat([one.importance_N for one in mismatches])
-    is_truncated_N = torch.cat([one.is_truncated_N for one in mismatches])
-    is_masked_N = ~torch.cat([one.is_kept_N for one in mismatches])
-    num_sequences = sum(one.num_sequences for one in mismatches)
-    num_masked_sequences = sum(one.num_masked_sequences for one in mismatches)
+def _corrections(step: Mismatch) -> dict[str, float]:
     return {
-        "effective_sample_share": effective_share(importance_N),
-        "truncated_token_share": _mean(is_truncated_N),
-        "masked_token_share": _mean(is_masked_N),
-        "corrected_share": _mean(is_truncated_N | is_masked_N),
-        "masked_sequence_share": num_masked_sequences / num_sequences,
+        "effective_sample_share": effective_share(step.importance_N),
+        "truncated_token_share": _mean(step.is_truncated_N),
+        "masked_token_share": _mean(~step.is_kept_N),
+        "corrected_share": _mean(step.is_truncated_N | ~step.is_kept_N),
+        "masked_sequence_share": _mean(step.is_masked_B),
     }
 
 
