@@ -21,7 +21,20 @@ def answer(*arguments: str) -> str:
 
 
 def test_all_verbs_are_there():
-    assert VERBS == ["dead", "demo", "doctor", "export", "learner", "rollout", "run", "status"]
+    assert VERBS == (
+        [
+            "audit",
+            "dead",
+            "demo",
+            "doctor",
+            "export",
+            "learner",
+            "replay",
+            "rollout",
+            "run",
+            "status",
+        ]
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
