@@ -155,7 +155,9 @@ class Update:
         )
         batches = [
             _Batch(micro_batch.to(self._policy.device))
-            for micro_batch in micro_batches(sequences, self._settings.optim.micro_batch_tokens)
+            for micro_batch in micro_batches(
+                sequences, self._settings.optim.micro_batch_tokens, self._policy.share_from
+            )
         ]
         passes: list[Pass] = []
         for _ in range(self._settings.loss.num_iterations):
@@ -185,7 +187,7 @@ class Update:
             reach("mid-backward", *batch.micro_batch.numbers)
             self._masters.add_gradients()
             losses.append(share.loss.detach())
-            entropy_sums.append(select(now.entropy_BT, batch.micro_batch.mask_BT).sum())
+            entropy_sums.append(select(now.entropy_BT.detach(), batch.micro_batch.mask_BT).sum())
             sums.append(share.sums)
         grad_norm = self._masters.clip_gradients()
         return Pass(
