@@ -16,18 +16,21 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup redis vllm demo test check fix bench clean
+.PHONY: help setup redis vllm demo test test-compose check fix bench clean
 
 help:  ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) redis  ## Install everything into .venv
 
 demo: setup $(if $(filter transformers,$(ENGINE)),,vllm)  ## Train a small model with GRPO here (ENGINE=transformers: without vLLM)
 	$(BIN)/volley demo sort --engine $(ENGINE)
 
-test: setup vllm  ## Run all tests
-	$(BIN)/pytest
+test: setup vllm  ## Run all tests but those of docker compose
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+test-compose: $(READY)  ## Build the images and try them with docker compose, on this machine's engine
+	$(BIN)/pytest tests/compose
 
 check: $(READY)  ## Lint, types and import contracts
 	$(BIN)/ruff check

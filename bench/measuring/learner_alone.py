@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from measuring.recorded_groups import steps_of
 
+from volley.learner.past_run import open_run
 from volley.learner.policy import Policy
-from volley.learner.settings import Settings, load_settings
+from volley.learner.run_spec import group_limits
+from volley.learner.settings import load_settings
 from volley.learner.update import Update
 from volley.learner.weight_store import WeightStore
-from volley.schemas.codec import GroupLimits
 from volley.schemas.groups import Group, Version
 
 
@@ -21,7 +22,8 @@ def repeat_steps(config: Path, run_folder: Path) -> float:
     torch.set_num_threads(1)
     settings = load_settings(config)
     policy = Policy.load(settings.model, "cpu")
-    steps = steps_of(run_folder / "redis", settings, _limits(settings, policy, run_folder.name))
+    with open_run(run_folder) as run:
+        steps = steps_of(run, group_limits(settings, policy.vocab_size, run.folder.run))
     with tempfile.TemporaryDirectory() as weights:
         store = WeightStore(Path(weights), run_folder.name, settings.weights.keep)
         samples_per_s = _train(steps, Update(policy, settings), policy, store)
@@ -38,14 +40,3 @@ def _train(steps: list[list[Group]], update: Update, policy: Policy, store: Weig
         store.publish(policy.published_tensors(), Version(1, step + 1))
     num_samples = sum(len(group.trajectories) for groups in steps for group in groups)
     return num_samples / (time.perf_counter() - start_s)
-
-
-def _limits(settings: Settings, policy: Policy, run: str) -> GroupLimits:
-    return GroupLimits(
-        run=run,
-        num_generations=settings.sampling.num_generations,
-        max_completion_length=settings.sampling.max_completion_length,
-        num_rewards=len(settings.reward.functions),
-        vocab_size=policy.vocab_size,
-        max_body_bytes=settings.queue.max_body_bytes,
-    )

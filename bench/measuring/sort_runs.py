@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volley.launcher.redis_server import RedisServer
+from volley.transport.redis_stream import connect
 
 RUN = ("-m", "volley.launcher", "run")
+FORGETFUL_RUN = (str(Path(__file__).with_name("forgetful_run.py")), "run")
 IDLE_RUN = (str(Path(__file__).with_name("idle_run.py")), "run")
 SEED = "0"
 
@@ -31,10 +33,17 @@ def write_task(folder: Path, steps: int, engine: str) -> Path:
     return folder / "config.toml"
 
 
-def run_to_end(command: tuple[str, ...], config: Path, folder: Path) -> Rate:
-    """Run it into `folder`, where redis/ keeps what its Redis wrote."""
-    with RedisServer(folder / "redis") as redis:
-        _finish(*command, str(config), "--run-folder", str(folder), VOLLEY_REDIS_URL=redis.url)
+def run_to_end(
+    command: tuple[str, ...], config: Path, folder: Path, *, synced: bool = True
+) -> Rate:
+    """Run it into `folder`, all its steps kept; Redis syncs every write to its disk, or none."""
+    with RedisServer(folder.with_name(f"{folder.name}-redis")) as redis:
+        if not synced:
+            with connect(redis.url) as client:
+                client.config_set("appendonly", "no")
+        keep = ("--set", "checkpoint.keep_all_steps=true")
+        place = ("--run-folder", str(folder))
+        _finish(*command, str(config), *place, *keep, VOLLEY_REDIS_URL=redis.url)
     return read_rate(folder)
 
 

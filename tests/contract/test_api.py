@@ -105,6 +105,20 @@ def test_a_waiting_poll_is_woken(get, store, ending):
     assert (heard.version, heard.finished) == (manifest.version, ending)
 
 
+def test_a_waiting_poll_is_let_go_when_the_learner_stops(get, store):
+    publish(store, 0)
+    answers = []
+    poll = threading.Thread(
+        target=lambda: answers.append(get("/v1/weights?have=1.0&wait=60").status)
+    )
+    poll.start()
+    # The poll has arrived by the time that a later one has waited.
+    assert get("/v1/weights?have=1.0&wait=0.1").status == 204
+    store.close()
+    poll.join(5)
+    assert answers == [204]
+
+
 def test_blobs_come_whole_or_in_ranges(get, store):
     anchor = publish(store, 0).anchor
     whole = get(f"/v1/blobs/{anchor.hash}")

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,27 @@ def test_a_reward_that_is_being_waited_for_shows_as_progress(
         (failure,) = side.collect(1).values()
         assert isinstance(failure, Failure)
         assert failure.reason is FailureReason.HANDED_BACK
+
+
+def test_a_worker_whose_rewards_are_slow_leaves_tasks_to_others(
+    tmp_path, redis_url, run_name, start_worker
+):
+    code = b"def hang(completions):\n    import threading\n    threading.Event().wait()\n"
+    (tmp_path / "mine.py").write_bytes(code)
+    rewards = (RewardSpec("mine:hang", 1.0, hash_bytes(code)),)
+    with LearnerSide(tmp_path, redis_url, run_name, rewards, code_folder=tmp_path) as side:
+        side.publish(0)
+        side.issue(*(side.task(number) for number in range(10)))
+        # Four threads score, and as many groups as are sampled at once wait: here, one.
+        start_worker(side.url, max_num_seqs=4)
+        wait_until(lambda: list(num_held(side).values()) == [5])
+        start_worker(side.url, max_num_seqs=4)
+        wait_until(lambda: list(num_held(side).values()) == [5, 5])
+
+
+def num_held(side: LearnerSide) -> Counter[str]:
+    """Tasks in the hands of each worker."""
+    return Counter(task.worker for task in side.queue.held_tasks() if task.worker)
 
 
 def progress(side: LearnerSide) -> int:

@@ -36,7 +36,7 @@ DEATHS = (
 
 def faults_of(folder: Path) -> list[str]:
     with open_run(folder) as run:
-        return [fault for finding in audit(run, lambda step: None) for fault in finding.faults]
+        return [fault for finding in audit(run, run.oldest_kept()) for fault in finding.faults]
 
 
 def test_killed_at_every_point_it_loses_nothing_and_trains_nothing_twice(redis_url, tmp_path):

@@ -46,6 +46,20 @@ volley export runs/sums-20260101-120000 model
 volley export runs/sums-20260101-120000 model-at-100 --step 100
 """
 
+AUDIT_EXAMPLES = """
+Example:
+
+volley audit runs/sums-20260101-120000
+"""
+
+REPLAY_EXAMPLES = """
+Examples:
+
+volley replay runs/sums-20260101-120000
+
+volley replay runs/sums-20260101-120000 --from 20 --to 60 --set loss.epsilon_high=0.3
+"""
+
 DEMO_EXAMPLES = """
 Example:
 
@@ -61,6 +75,9 @@ app = typer.Typer(
 )
 
 
+StoppedRun = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="Of a run that no learner works on.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable."),
@@ -174,6 +191,51 @@ def export(
         from volley.learner.export import export as write_model
 
         write_model(run_folder, out, step)
+
+
+@app.command(epilog=AUDIT_EXAMPLES)
+def audit(
+    run_folder: StoppedRun,
+    from_start: Annotated[
+        bool,
+        typer.Option(
+            "--from-start", help="Replay the whole run, if checkpoint.keep_all_steps kept it."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as a list.")] = False,
+) -> None:
+    """Check that nothing was lost and nothing trained twice: sums, states, and a replay.
+
+    Exit code 0 if all is well, else 3. Nothing is written.
+    """
+    with reporting_stops():
+        set_up_logs("launcher", style="text")
+        from volley.launcher.audit import run_audit
+
+        raise typer.Exit(run_audit(run_folder, from_start=from_start, as_json=as_json))
+
+
+@app.command(epilog=REPLAY_EXAMPLES)
+def replay(
+    run_folder: StoppedRun,
+    first: Annotated[
+        int | None, typer.Option("--from", min=1, help="Step; left out: the oldest there is.")
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", min=1, help="Step; left out: the newest there is.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Take logged steps again on the same groups, as they were or under other settings.
+
+    As they were they must give the recorded weights: exit code 0, else 3. Writes
+    replay-<UTC time>.jsonl into the run folder, with the keys of metrics.jsonl.
+    """
+    with reporting_stops():
+        set_up_logs("launcher", style="text")
+        from volley.launcher.replay import run_replay
+
+        raise typer.Exit(run_replay(run_folder, first, last, overrides or []))
 
 
 @app.command(epilog=DEMO_EXAMPLES)

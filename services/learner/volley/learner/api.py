@@ -133,7 +133,7 @@ def _json(content: msgspec.Struct) -> Response:
 
 
 async def _changed(store: WeightStore, have: str, wait_s: float) -> Manifest | None:
-    """The head as soon as it is not version `have` or the run is over; None after `wait_s`.
+    """The head once it is not version `have` or the run is over; None after `wait_s` or the close.
 
     Versions, not roots: a step may leave every tensor as it was (a learning rate of 0), and
     workers wait for the version that the next tasks ask for.
@@ -142,14 +142,18 @@ async def _changed(store: WeightStore, have: str, wait_s: float) -> Manifest | N
     with store.listening(lambda: loop.call_soon_threadsafe(changed.set)):
         try:
             async with asyncio.timeout(wait_s):
-                while (head := store.head) is None or (
-                    str(head.version) == have and not head.finished
-                ):
+                while not _is_news(store.head, have):
+                    if store.is_closed:
+                        return None
                     changed.clear()
                     await changed.wait()
-                return head
+                return store.head
         except TimeoutError:
             return None
+
+
+def _is_news(head: Manifest | None, have: str) -> bool:
+    return head is not None and (str(head.version) != have or head.finished)
 
 
 class ApiServer:

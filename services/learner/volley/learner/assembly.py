@@ -172,6 +172,7 @@ class Learner:
         finally:
             if self._progress.state is LearnerState.FINISHED:
                 self._store.finish()
+            self._store.close()
             api.stop()
 
 

@@ -186,13 +186,19 @@ class Leftovers:
         return Finding("leftovers", f"{self._num_files} files", tuple(self._faults))
 
 
-def audit(run: PastRun, told: Callable[[int], None]) -> list[Finding]:
-    """The findings of all checks; `told` hears every version step that was replayed.
+def unheard(step: int) -> None:
+    """Nobody wants to know how far it is."""
 
-    Raises Stop where a step of the log cannot be read.
+
+def audit(
+    run: PastRun, start: Checkpoint | None, told: Callable[[int], None] = unheard
+) -> list[Finding]:
+    """The findings of all checks, the steps replayed from `start` on (None: from the first one).
+
+    `told` hears every version step that was replayed. Raises Stop where a step of the log cannot
+    be read.
     """
     replay = run.replay()
-    start = run.checkpoints[-1] if run.checkpoints else None
     if start is not None:
         replay.restore(start)
     checks: tuple[Check, ...] = (

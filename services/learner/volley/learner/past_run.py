@@ -65,6 +65,12 @@ class PastRun:
             return 0
         return self.checkpoints[-1].state.version.step
 
+    def oldest_kept(self, *, from_start: bool = False) -> Checkpoint | None:
+        """Where a replay of all that can be replayed begins; None for the run's very start."""
+        if from_start:
+            return self.snapshot_before(0)
+        return self.checkpoints[-1] if self.checkpoints else None
+
     def places(self, start: Checkpoint | None, to_step: int | None) -> list[Place]:
         """Of the logged steps from a snapshot on, up to version step `to_step`."""
         first = FIRST_PLACE if start is None else start.state.place

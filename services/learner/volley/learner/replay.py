@@ -35,6 +35,7 @@ class Replay:
         self._limits = limits
         self._settings_of = settings_of
         self._config_hash = ""
+        self._has_other_settings = False
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Be where the checkpoint was saved; raises Stop if it belongs to another model."""
@@ -61,10 +62,15 @@ class Replay:
         before_batch: Callable[[Collection[int]], None] = unnoted,
     ) -> StepResult:
         """Train on the groups of a record; see Update.step."""
-        if record.config_hash != self._config_hash:
+        if record.config_hash != self._config_hash and not self._has_other_settings:
             self._update.adopt(self._settings_of(record.config_hash))
             self._config_hash = record.config_hash
         return self._update.step(groups, record.head, set_aside, before_batch)
+
+    def adopt(self, settings: Settings) -> None:
+        """Take the next steps under these settings instead of the recorded ones."""
+        self._update.adopt(settings)
+        self._has_other_settings = True
 
     def root(self) -> str:
         """Of the weights at hand."""

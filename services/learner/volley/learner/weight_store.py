@@ -38,6 +38,7 @@ class WeightStore:
         self._paths: dict[str, Path] = {}
         self._pins: Counter[str] = Counter()
         self._listeners: set[Callable[[], object]] = set()
+        self.is_closed = False
 
     @property
     def head(self) -> Manifest | None:
@@ -87,6 +88,11 @@ class WeightStore:
                 Manifest(head.schema_version, head.run, head.version, head.root, head.anchor, True)
             )
 
+    def close(self) -> None:
+        """Let those go who wait: this process has no other head to tell them of."""
+        self.is_closed = True
+        self._wake()
+
     @contextmanager
     def pinned(self, blob_hash: str) -> Iterator[Path | None]:
         """The file of a blob, kept while inside; None where no blob has this name."""
@@ -102,7 +108,7 @@ class WeightStore:
 
     @contextmanager
     def listening(self, listener: Callable[[], object]) -> Iterator[None]:
-        """Call `listener` (from the publishing thread) whenever the manifest changes."""
+        """Call `listener` (from the learner's thread) when the manifest changes or at the close."""
         self._listeners.add(listener)
         try:
             yield
@@ -111,6 +117,9 @@ class WeightStore:
 
     def _tell(self, manifest: Manifest) -> None:
         self._head = manifest
+        self._wake()
+
+    def _wake(self) -> None:
         for listener in tuple(self._listeners):
             listener()
 

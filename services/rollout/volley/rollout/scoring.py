@@ -79,6 +79,7 @@ class Scoring:
         self._redis_outage = redis_outage
         self._reward_on_failure = reward_on_failure
         self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._taken = threading.Condition()
         self._abandoned = threading.Event()
         self._broken: BaseException | None = None
         # Daemons: a group that is being scored must not keep the process from leaving.
@@ -98,6 +99,11 @@ class Scoring:
         """Deliver a failure."""
         self._waiting.put(lambda: self._deliver(lease, failure))
 
+    def has_room(self, num_groups: int, timeout_s: float) -> bool:
+        """Whether fewer groups than that wait for their turn, now or within `timeout_s`."""
+        with self._taken:
+            return self._taken.wait_for(lambda: self._waiting.qsize() < num_groups, timeout_s)
+
     def check(self) -> None:
         """Raise what broke a thread, if anything did: that is a mistake in Volley."""
         if self._broken is not None:
@@ -114,12 +120,18 @@ class Scoring:
 
     def _work(self) -> None:
         try:
-            while job := self._waiting.get():
+            while job := self._take():
                 job()
         except RewardsClosed:
             logger.debug("left a group unscored")
         except BaseException as error:
             self._broken = error
+
+    def _take(self) -> Callable[[], None] | None:
+        job = self._waiting.get()
+        with self._taken:
+            self._taken.notify()
+        return job
 
     def _score(self, leased: LeasedTask, samples: Sequence[Sample]) -> Group | Failure:
         task = leased.task

@@ -9,6 +9,7 @@
     swap    nothing: takes what weight_sync offers      -
     lease   a task, only while nothing is sampled       XADD by the learner, or IDLE_S
             newer weights, if the task asks for them    weight_sync, or IDLE_S
+            rewards, if a batch waits for them already  scoring, or IDLE_S
             the end of all others, if it is to be alone scoring, within IDLE_S
             Redis, if it is away                        a pause, then it is asked again
     step    nothing: one token for every running row    -
@@ -89,6 +90,7 @@ class Worker:
         self._scoring = scoring
         self._intake = intake
         self._leaving = leaving
+        self._num_groups_at_once = engine.num_free_seqs // spec.sampling.num_generations
         self._serving: Manifest | None = None
         self._num_loads = 0
         self._load_s = 0.0
@@ -168,6 +170,9 @@ class Worker:
                 return
             # Whatever is waited for here, running rows would wait for as well.
             block_s = 0.0 if self._sampling else IDLE_S
+            # With slow rewards a worker would take all there is, and others would have nothing.
+            if not self._scoring.has_room(self._num_groups_at_once, block_s):
+                return
             if not self._is_current():
                 self._weights.wait(block_s)
                 return
