@@ -249,6 +249,18 @@ def test_a_stale_group_is_tried_again_then_skipped(tasks, learner_queue, worker)
 
 
 @pytest.mark.parametrize("max_attempts", [5])
+def test_a_task_whose_groups_come_too_late_keeps_its_company(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    first_success(tasks, learner_queue, worker)
+    for _ in range(5):
+        lease, task = take_number(worker, 1)
+        assert not task.alone
+        worker.complete(lease, encode(group(task, Version(1, 3))))
+        assert judge_next(tasks, learner_queue) is None
+    assert tasks.ledger.counts().skipped == 1
+
+
+@pytest.mark.parametrize("max_attempts", [5])
 def test_a_task_whose_leases_are_lost_is_given_out_alone_then_skipped(
     tasks, learner_queue, worker, tmp_path
 ):

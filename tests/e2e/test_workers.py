@@ -6,24 +6,26 @@ import signal
 
 import pytest
 
-from tests.processes import CONFIG, Running, learner, metrics, retried, worker, write_run
+from tests.processes import (
+    CONFIG,
+    SLOW_REWARDS,
+    Running,
+    learner,
+    metrics,
+    retried,
+    worker,
+    write_run,
+)
 from tests.waiting import wait_until
 from volley.schemas.status import StatusReport, WorkerReport
 from volley.transport.learner_client import LearnerClient
+from volley.transport.redis_stream import connect
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
 START_S = 60.0
 LEASE_S = 2.0
-
-# Every group is in somebody's hands for a while, so that a kill always hits some.
-SLOW_REWARDS = """
-import time
-
-def variety(prompts, completions, **columns):
-    time.sleep(0.2)
-    return [float(len(set(text))) for text in completions]
-"""
+TASKS = "volley:{run}:tasks"
 
 
 def report_of(client: LearnerClient, process: Running) -> WorkerReport | None:
@@ -36,9 +38,17 @@ def has_worked(client: LearnerClient, process: Running) -> bool:
     return report is not None and report.num_groups > 0
 
 
-def holds_leases(client: LearnerClient, process: Running) -> bool:
+def is_frozen_with_a_task(redis_url: str, client: LearnerClient, process: Running) -> bool:
+    """Whether it has stopped with a task in hand: a report alone may be older than its answer."""
     report = report_of(client, process)
-    return report is not None and len(report.leases) > 0
+    assert report is not None
+    os.kill(process.process.pid, signal.SIGSTOP)
+    with connect(redis_url) as redis:
+        consumers = redis.xinfo_consumers(TASKS, "workers")
+    if any(one["name"].decode() == report.worker and one["pending"] for one in consumers):
+        return True
+    os.kill(process.process.pid, signal.SIGCONT)
+    return False
 
 
 def steps_on(client: LearnerClient, steps: int) -> bool:
@@ -82,7 +92,7 @@ def test_two_workers_share_the_work_and_one_finishes_what_a_killed_one_held(redi
     ):
         wait_until(lambda: has_worked(client, first), START_S)
         wait_until(lambda: has_worked(client, second), START_S)
-        wait_until(lambda: holds_leases(client, first), START_S)
+        wait_until(lambda: is_frozen_with_a_task(redis_url, client, first), START_S)
         first.process.kill()
         step = client.status().version.step
         wait_until(lambda: steps_on(client, step + 3), 2 * LEASE_S + 10)
@@ -104,8 +114,7 @@ def test_the_late_answer_of_a_frozen_worker_is_a_duplicate(redis_url, tmp_path):
         worker(folder, "frozen") as frozen,
     ):
         wait_until(lambda: has_worked(client, frozen), START_S)
-        wait_until(lambda: holds_leases(client, frozen), START_S)
-        os.kill(frozen.process.pid, signal.SIGSTOP)
+        wait_until(lambda: is_frozen_with_a_task(redis_url, client, frozen), START_S)
         wait_until(lambda: retried(client.status(), "lease") >= 1, START_S)
         os.kill(frozen.process.pid, signal.SIGCONT)
         wait_until(lambda: client.status().deliveries.duplicate >= 1, START_S)

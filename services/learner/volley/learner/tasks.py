@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # A run that has never had one good group has a mistake in it, not bad luck.
 FAILURES_BEFORE_FIRST_GROUP = 3
 # A task that kills its worker takes all that the worker holds with it.
-STRIKES_TO_BE_ALONE = 2
+FAILURES_TO_BE_ALONE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class Tasks:
                 prompt=prompt.prompt,
                 prompt_ids=prompt.prompt_ids,
                 columns=prompt.columns,
-                alone=self.ledger.strikes(number) >= STRIKES_TO_BE_ALONE,
+                alone=self.ledger.failures(number) >= FAILURES_TO_BE_ALONE,
             )
         )
 
