@@ -177,7 +177,9 @@ class Update:
         )
         batches = [
             _Batch(micro_batch.to(self._policy.device))
-            for micro_batch in micro_batches(sequences, self._settings.optim.micro_batch_tokens)
+            for micro_batch in micro_batches(
+                sequences, self._settings.optim.micro_batch_tokens, self._policy.share_from
+            )
         ]
         passes: list[Pass] = []
         for _ in range(self._settings.loss.num_iterations):
