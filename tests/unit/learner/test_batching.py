@@ -27,10 +27,10 @@ def test_columns_are_padded_on_the_right_and_targets_cover_every_completion():
         ],
         token_budget=100,
     )
-    assert batch.input_ids_BL.tolist() == [[10, 50, 51, 52, 53], [10, 11, 12, 50, 0]]
-    assert batch.targets_BT.tolist() == [[50, 51, 52, 53], [11, 12, 50, 0]]
-    assert batch.mask_BT.tolist() == [[True, False, False, True], [False, False, True, False]]
-    assert batch.sampler_logprobs_BT.tolist() == [[-1, -2, -3, -4], [0, 0, -0.5, 0]]
+    assert batch.input_ids_RL.tolist() == [[10, 50, 51, 52], [10, 11, 12, 0]]
+    assert batch.targets_BT.tolist() == [[50, 51, 52, 53], [50, 0, 0, 0]]
+    assert batch.mask_BT.tolist() == [[True, False, False, True], [True, False, False, False]]
+    assert batch.sampler_logprobs_BT.tolist() == [[-1, -2, -3, -4], [-0.5, 0, 0, 0]]
     assert batch.advantages_B.tolist() == [1.0, -2.0]
 
 
@@ -45,17 +45,17 @@ def test_the_masked_targets_are_the_trained_tokens_whatever_the_split():
 def test_the_budget_counts_padding():
     lengths = [5, 2, 2, 2, 4, 3]
     batches = micro_batches([sequence(1, length - 1) for length in lengths], token_budget=10)
-    assert [tuple(batch.input_ids_BL.shape) for batch in batches] == [(2, 5), (3, 3), (1, 2)]
+    assert [tuple(batch.input_ids_RL.shape) for batch in batches] == [(2, 4), (3, 2), (1, 1)]
 
 
 def test_a_sequence_above_the_budget_travels_alone():
     batches = micro_batches([sequence(2, 9), sequence(1, 1), sequence(1, 1)], token_budget=4)
-    assert [tuple(batch.input_ids_BL.shape) for batch in batches] == [(1, 11), (2, 2)]
+    assert [tuple(batch.input_ids_RL.shape) for batch in batches] == [(1, 10), (2, 1)]
 
 
 def test_sequences_of_one_length_keep_their_order():
     [batch] = micro_batches([sequence(1, 1, first_id=id) for id in (30, 20, 40)], token_budget=99)
-    assert batch.input_ids_BL[:, 0].tolist() == [30, 20, 40]
+    assert batch.input_ids_RL[:, 0].tolist() == [30, 20, 40]
 
 
 def test_no_sequences_make_no_batches():

@@ -51,7 +51,9 @@ def log_probs_of_hidden(
     Of bfloat16 weights they are those of their bfloat16 logits, normalised in float32.
     """
     rules = _Rules(head.softcap, temperature, logits_at_once)
-    found = _ChunkedLogProbs.apply(hidden_NH, head.weight_VH, head.bias_V, targets_N, rules)
+    found = _ChunkedLogProbs.apply(  # type: ignore[no-untyped-call]  # as torch has it
+        hidden_NH, head.weight_VH, head.bias_V, targets_N, rules
+    )
     return cast("tuple[Tensor, Tensor]", found)
 
 
@@ -92,7 +94,8 @@ class _ChunkedLogProbs(torch.autograd.Function):
             running.add(chunk)
         log_sum_N = running.max_N + running.sum_N.log()
         entropy_N = running.sum_N.log() - running.weighted_N / running.sum_N
-        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, log_sum_N, entropy_N)
+        saved = (hidden_NH, weight_VH, bias_V, targets_N, log_sum_N, entropy_N)
+        ctx.save_for_backward(*saved)  # type: ignore[arg-type]  # None is fine
         ctx.set_materialize_grads(False)
         ctx.rules = rules  # type: ignore[attr-defined]  # a context takes any attribute
         return running.target_N - log_sum_N, entropy_N

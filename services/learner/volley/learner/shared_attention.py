@@ -7,7 +7,8 @@ the row as it is, and none of them looks at other tokens. A prompt attends to it
 are given a row each, and attend to the prompt and to themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -66,7 +67,8 @@ class _Attention:
         """Causal: the last query sees all keys. Tokens come before heads in what is returned."""
         num_queries, num_keys = query.shape[2], key.shape[2]
         mask = None if num_queries == num_keys else causal_lower_right(num_queries, num_keys)
-        return sdpa_attention_forward(self._module, query, key, value, mask, **self._options)[0]
+        attend = cast(Callable[..., tuple[Tensor, None]], sdpa_attention_forward)
+        return attend(self._module, query, key, value, mask, **self._options)[0]
 
 
 def _attend_within(
@@ -89,7 +91,8 @@ def _rows(tokens_1KND: Tensor, one: SharedPrompt) -> Tensor:
     """Completions as G x K x T x D; padding is token 0, which no token of its row sees."""
     num_rows, num_columns = one.token_at_GT.shape
     padded_KND = tokens_1KND[0].index_select(1, one.token_at_GT.flatten())
-    return padded_KND.unflatten(1, (num_rows, num_columns)).transpose(0, 1)
+    num_heads, _, num_units = padded_KND.shape
+    return padded_KND.view(num_heads, num_rows, num_columns, num_units).transpose(0, 1)
 
 
 def _behind_prompt(prompt_1KPD: Tensor, rows_GKTD: Tensor) -> Tensor:
