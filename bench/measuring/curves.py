@@ -78,21 +78,22 @@ def draw(points: Sequence[Point], titles: Mapping[str, str], png: Path) -> None:
         # Without a lag there is nothing to be corrected: that curve belongs in every panel.
         chosen = [one for one in points if one.correction == correction or one.lag == 0]
         for lag in sorted({one.lag for one in chosen}):
-            samples, rewards = _mean_curve([one for one in chosen if one.lag == lag])
-            axes.plot(samples, rewards, label=f"{lag} versions")
-        axes.set(title=title, xlabel="samples seen")
+            thousands, rewards = _mean_curve([one for one in chosen if one.lag == lag])
+            axes.plot(thousands, rewards, label=f"{lag} versions")
+        axes.set(title=title, xlabel="thousand samples seen")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("reward")
     figure.axes[-1].legend(title="held back", loc="lower right")
     figure.savefig(png)
 
 
-def _mean_curve(points: Sequence[Point]) -> tuple[list[int], list[float]]:
-    """Over the seeds, then over some steps."""
+def _mean_curve(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    """Over the seeds, then over some steps; samples in thousands."""
     by_samples: dict[int, list[float]] = {}
     for one in points:
         by_samples.setdefault(one.num_samples, []).append(one.reward)
-    samples, means = list(by_samples), [fmean(rewards) for rewards in by_samples.values()]
+    thousands = [num_samples / 1000 for num_samples in by_samples]
+    means = [fmean(rewards) for rewards in by_samples.values()]
     starts = range(max(1, len(means) - SMOOTHED_STEPS + 1))
     smooth = [fmean(means[start : start + SMOOTHED_STEPS]) for start in starts]
-    return samples[-len(smooth) :], smooth
+    return thousands[-len(smooth) :], smooth
