@@ -9,11 +9,10 @@ product over all tokens: added up in float32 inside it, and written once.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from volley.learner.log_probs import LOGITS_AT_ONCE, widened
 
@@ -51,8 +50,8 @@ def log_probs_of_hidden(
     Of bfloat16 weights they are those of their bfloat16 logits, normalised in float32.
     """
     rules = _Rules(head.softcap, temperature, logits_at_once)
-    found = _ChunkedLogProbs.apply(  # type: ignore[no-untyped-call]  # as torch has it
-        hidden_NH, head.weight_VH, head.bias_V, targets_N, rules
+    found = _ChunkedLogProbs.apply(  # type: ignore[no-untyped-call]  # torch annotates no apply
+        *(hidden_NH, head.weight_VH, head.bias_V, targets_N, rules)
     )
     return cast("tuple[Tensor, Tensor]", found)
 
@@ -77,12 +76,24 @@ class _Chunk:
     """Its row within the chunk; 0 where it is in another one."""
 
 
+class _Context(Protocol):
+    """What torch hands from a forward to its backward."""
+
+    rules: _Rules
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
 class _ChunkedLogProbs(torch.autograd.Function):
     """Log-probs and entropies from running sums over chunks of rows."""
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: _Context,
         hidden_NH: Tensor,
         weight_VH: Tensor,
         bias_V: Tensor | None,
@@ -94,23 +105,22 @@ class _ChunkedLogProbs(torch.autograd.Function):
             running.add(chunk)
         log_sum_N = running.max_N + running.sum_N.log()
         entropy_N = running.sum_N.log() - running.weighted_N / running.sum_N
-        saved = (hidden_NH, weight_VH, bias_V, targets_N, log_sum_N, entropy_N)
-        ctx.save_for_backward(*saved)  # type: ignore[arg-type]  # None is fine
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, log_sum_N, entropy_N)
         ctx.set_materialize_grads(False)
-        ctx.rules = rules  # type: ignore[attr-defined]  # a context takes any attribute
+        ctx.rules = rules
         return running.target_N - log_sum_N, entropy_N
 
     @staticmethod
     def backward(
-        ctx: FunctionCtx, grad_logprobs_N: Tensor | None, grad_entropy_N: Tensor | None
+        ctx: _Context, grad_logprobs_N: Tensor | None, grad_entropy_N: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # type: ignore[attr-defined]  # not in torch's annotations
-        hidden_NH, weight_VH, bias_V, targets_N, log_sum_N, entropy_N = saved
-        rules: _Rules = ctx.rules  # type: ignore[attr-defined]  # set above
+        hidden_NH, weight_VH, bias_V, targets_N, log_sum_N, entropy_N = ctx.saved_tensors
+        rules = ctx.rules
         head = Head(weight_VH, bias_V, rules.softcap)
+        needs_weight, needs_bias = ctx.needs_input_grad[1:3]
         grad_hidden_NH = hidden_NH.new_zeros(hidden_NH.shape, dtype=log_sum_N.dtype)
-        grad_weight_VH = torch.empty_like(weight_VH)
-        grad_bias_V = None if bias_V is None else torch.empty_like(bias_V)
+        grad_weight_VH = torch.empty_like(weight_VH) if needs_weight else None
+        grad_bias_V = torch.empty_like(bias_V) if needs_bias else None
         for chunk in _chunks(hidden_NH, head, targets_N, rules):
             grad_NC = _grad_of_scores(
                 chunk, log_sum_N, entropy_N, grad_logprobs_N, grad_entropy_N
@@ -119,7 +129,8 @@ class _ChunkedLogProbs(torch.autograd.Function):
                 grad_NC *= 1 - (chunk.logits_NC / rules.softcap).square()
             grad_NC = grad_NC.to(hidden_NH.dtype)
             grad_hidden_NH += grad_NC @ weight_VH[chunk.rows]
-            torch.mm(grad_NC.T, hidden_NH, out=grad_weight_VH[chunk.rows])
+            if grad_weight_VH is not None:
+                torch.mm(grad_NC.T, hidden_NH, out=grad_weight_VH[chunk.rows])
             if grad_bias_V is not None:
                 grad_bias_V[chunk.rows] = grad_NC.sum(0)
         return grad_hidden_NH.to(hidden_NH.dtype), grad_weight_VH, grad_bias_V, None, None

@@ -7,8 +7,8 @@ the row as it is, and none of them looks at other tokens. A prompt attends to it
 are given a row each, and attend to the prompt and to themselves.
 """
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ from volley.learner.shared_prompts import SharedPrompt
 SHARED_PROMPTS = "volley_shared_prompts"
 """The name of it, among transformers' attention implementations."""
 
-# What models tell their attention and what may be handed on to each part of a row.
-HARMLESS_OPTIONS = frozenset({"dropout", "is_causal", "position_ids", "scaling", "use_cache"})
+# What models tell their attention beside, and what changes nothing here.
+HARMLESS_OPTIONS = frozenset({"is_causal", "position_ids", "use_cache"})
 
 
 class UnsupportedAttention(Exception):
@@ -35,6 +35,8 @@ def attend(
     key_1KND: Tensor,
     value_1KND: Tensor,
     attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
     shared_prompts: Sequence[SharedPrompt] = (),
     **options: object,
 ) -> tuple[Tensor, None]:
@@ -42,7 +44,7 @@ def attend(
     unknown = {name for name, value in options.items() if value is not None} - HARMLESS_OPTIONS
     if unknown or attention_mask is not None:
         raise UnsupportedAttention(", ".join(sorted(unknown)) or "an attention mask")
-    attention = _Attention(module, options)
+    attention = _Attention(module, dropout, scaling)
     tensors = (query_1KND, key_1KND, value_1KND)
     if not shared_prompts:
         return attention.of(*tensors), None
@@ -56,19 +58,22 @@ def attend(
     return torch.cat(outputs, dim=1), None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Attention:
     """sdpa as one layer uses it."""
 
-    def __init__(self, module: torch.nn.Module, options: dict[str, object]) -> None:
-        self._module = module
-        self._options = options
+    module: torch.nn.Module
+    dropout: float
+    scaling: float | None
 
     def of(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Causal: the last query sees all keys. Tokens come before heads in what is returned."""
         num_queries, num_keys = query.shape[2], key.shape[2]
         mask = None if num_queries == num_keys else causal_lower_right(num_queries, num_keys)
-        attend = cast(Callable[..., tuple[Tensor, None]], sdpa_attention_forward)
-        return attend(self._module, query, key, value, mask, **self._options)[0]
+        output, _ = sdpa_attention_forward(
+            self.module, query, key, value, mask, self.dropout, self.scaling
+        )
+        return output
 
 
 def _attend_within(
@@ -91,7 +96,7 @@ def _rows(tokens_1KND: Tensor, one: SharedPrompt) -> Tensor:
     """Completions as G x K x T x D; padding is token 0, which no token of its row sees."""
     num_rows, num_columns = one.token_at_GT.shape
     padded_KND = tokens_1KND[0].index_select(1, one.token_at_GT.flatten())
-    num_heads, _, num_units = padded_KND.shape
+    num_heads, num_units = tokens_1KND.shape[1], tokens_1KND.shape[3]
     return padded_KND.view(num_heads, num_rows, num_columns, num_units).transpose(0, 1)
 
 
