@@ -2,10 +2,10 @@
 
     python bench/learner.py [--json]
 
-Groups of 8 on the sort demo's model, in two shapes: the demo's own, 32 groups of 14 + 9 tokens, and
-one whose prompts are as long as its completions, which are run through the model once. Both sides
-are measured in turns on the same machine, each with a model of its own; the figure to compare across
-machines is the ratio. It is to be at least 1.5 for the second shape.
+Groups of 8 on the sort demo's model, in two shapes: the demo's own, 32 groups of 14 + 9 tokens,
+and one whose prompts are as long as its completions, which go through the model once. Both sides
+are measured in turns on the same machine, each with a model of its own; the figure to compare
+across machines is the ratio. It is to be at least 1.5 for the second shape.
 
 Then the peak memory of a process that takes one step on 4,096 tokens of a vocabulary of 151,936,
 as large as Qwen3's: ours keeps no logits, and is to need a quarter of the bare one at most.
