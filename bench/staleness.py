@@ -9,8 +9,7 @@ versions, and
     sampler     clipped around the policy that did sample (the default)
     truncated   clipped around the policy at the step's start, times the truncated weight
 
-The curves of docs/algorithm.md, half an hour on one core: --steps 80 --seeds 5
---csv bench/results/staleness-2-cores.csv --png docs/staleness.png
+The curves of docs/algorithm.md are those of --steps 80 --seeds 5, half an hour on one core.
 """
 
 import argparse
