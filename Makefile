@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ENGINE ?= auto
+KILLS ?= 20
+SEED ?= 0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
@@ -16,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup redis vllm demo test test-compose check fix bench clean
+.PHONY: help setup redis vllm demo test test-compose soak check fix bench clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +33,9 @@ test: setup vllm  ## Run all tests but those of docker compose
 
 test-compose: $(READY)  ## Build the images and try them with docker compose, on this machine's engine
 	$(BIN)/pytest tests/compose
+
+soak: setup  ## Kill learner, workers and Redis in one run, then audit it (KILLS=20 SEED=0)
+	$(BIN)/python -m tests.fault.soak --kills $(KILLS) --seed $(SEED)
 
 check: $(READY)  ## Lint, types and import contracts
 	$(BIN)/ruff check

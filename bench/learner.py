@@ -1,112 +1,56 @@
-"""How fast the learner takes a step, against a bare forward, backward and AdamW of the same tokens.
+"""How fast the learner takes a step and what memory it needs for it, against a plain step.
 
     python bench/learner.py [--json]
 
-The sort demo's model and shape: 32 groups of 8, 14 + 9 tokens. Both sides are measured in turns on
-the same machine, each with a model of its own; the figure to compare across machines is the ratio.
+The plain step is what transformers and torch do with the same tokens as one padded batch: forward,
+cross entropy of the completions, backward, clip, AdamW. Speed is measured in turns, each side with
+a model of its own; memory as the peak of a process of its own that takes one step. The figures to
+compare across machines are the ratios.
 """
 
-import random
+import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 import torch
 from measuring.report import report
-from transformers import AutoModelForCausalLM
+from measuring.steps import Shape, make_plain_step, make_step, save_model
 
-from volley.learner.policy import Policy
-from volley.learner.settings import Settings
-from volley.learner.sort_task import save_model
-from volley.learner.update import Update
-from volley.schemas.groups import (
-    SCHEMA_VERSION,
-    Group,
-    StopReason,
-    Trajectory,
-    Version,
-    VersionSpan,
-    pack_logprobs,
-    pack_token_ids,
+SPEED_SHAPES = (
+    Shape("sort demo", 32, 14, 9, vocab_size=64, hidden_size=128, num_layers=2),
+    Shape("short prompts", 4, 32, 224, vocab_size=4096, hidden_size=256, num_layers=4),
+    Shape("prompts as long", 2, 128, 128, vocab_size=4096, hidden_size=256, num_layers=4),
+    Shape("long prompts", 1, 448, 64, vocab_size=4096, hidden_size=256, num_layers=4),
 )
+# 4,096 tokens, half of them in completions.
+MEMORY_SHAPE = Shape("large vocabulary", 1, 256, 256, 151_936, hidden_size=64, num_layers=1)
+NUM_TURNS, NUM_WARM_UP_TURNS = 10, 2
+KIB = 1024
 
-NUM_GROUPS, NUM_GENERATIONS = 32, 8
-NUM_PROMPT_TOKENS, NUM_COMPLETION_TOKENS = 14, 9
-NUM_SAMPLES = NUM_GROUPS * NUM_GENERATIONS
-NUM_TOKENS = NUM_SAMPLES * (NUM_PROMPT_TOKENS + NUM_COMPLETION_TOKENS)
-NUM_TURNS, NUM_WARM_UP_TURNS = 20, 3
-LEARNING_RATE = 1e-5
-HEAD = Version(1, 0)
-
-
-def make_step(folder: Path, groups: list[Group]) -> Callable[[], None]:
-    """The learner's step on `groups`."""
-    settings = Settings.model_validate(
-        {
-            "model": {"path": str(folder), "dtype": "float32"},
-            "data": {"train": "not-read.jsonl"},
-            "sampling": {"num_generations": NUM_GENERATIONS},
-            "optim": {"learning_rate": LEARNING_RATE},
-        }
-    )
-    update = Update(Policy.load(settings.model, "cpu"), settings)
-
-    def step() -> None:
-        result = update.step(groups, HEAD)
-        assert result.metrics["num_sequences"] == NUM_SAMPLES
-
-    return step
+Maker = Callable[[Shape, Path], Callable[[], None]]
+SIDES: dict[str, Maker] = {"learner": make_step, "plain": make_plain_step}
 
 
-def make_bare_step(folder: Path, groups: list[Group]) -> Callable[[], None]:
-    """What transformers and torch do without any of our code: all tokens, no mask, one batch."""
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
-    input_ids = torch.tensor(
-        [group.prompt_ids + one.token_ids for group in groups for one in group.trajectories]
-    )
-
-    def step() -> None:
-        model(input_ids=input_ids, labels=input_ids, use_cache=False).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def random_groups(vocab_size: int) -> list[Group]:
-    """Groups that all have a signal."""
-    randomness = random.Random(0)
-
-    def token_ids(num_tokens: int) -> list[int]:
-        return [randomness.randrange(3, vocab_size) for _ in range(num_tokens)]
-
-    def trajectory(reward: float) -> Trajectory:
-        return Trajectory(
-            token_bytes=pack_token_ids(token_ids(NUM_COMPLETION_TOKENS)),
-            logprob_bytes=pack_logprobs([-4.0] * NUM_COMPLETION_TOKENS),
-            version_spans=(VersionSpan(NUM_COMPLETION_TOKENS, HEAD),),
-            inserted_spans=(),
-            stop_reason=StopReason.STOP,
-            text="",
-            rewards=(reward,),
-        )
-
-    return [
-        Group(
-            schema_version=SCHEMA_VERSION,
-            run="bench",
-            number=number,
-            attempt=0,
-            worker="bench",
-            prompt_ids=tuple(token_ids(NUM_PROMPT_TOKENS)),
-            trajectories=tuple(trajectory(float(index % 2)) for index in range(NUM_GENERATIONS)),
-        )
-        for number in range(NUM_GROUPS)
-    ]
+def measure_speed(shape: Shape) -> dict[str, object]:
+    """Medians of both sides, and the ratio of what they take."""
+    with tempfile.TemporaryDirectory() as name:
+        save_model(shape, Path(name))
+        steps = [make(shape, Path(name)) for make in SIDES.values()]
+    turns = [tuple(map(seconds_of, steps)) for _ in range(NUM_WARM_UP_TURNS + NUM_TURNS)]
+    learner_s, plain_s = map(median, zip(*turns[NUM_WARM_UP_TURNS:], strict=True))
+    return {
+        "shape": shape.name,
+        "samples_per_s": shape.num_samples / learner_s,
+        "tokens_per_s": shape.num_tokens / learner_s,
+        "plain_samples_per_s": shape.num_samples / plain_s,
+        "plain_tokens_per_s": shape.num_tokens / plain_s,
+        "ratio": plain_s / learner_s,
+    }
 
 
 def seconds_of(step: Callable[[], None]) -> float:
@@ -116,33 +60,58 @@ def seconds_of(step: Callable[[], None]) -> float:
     return time.perf_counter() - start_s
 
 
-def measure() -> dict[str, float]:
-    """Both speeds in samples per second, ours in tokens per second, and their ratio."""
+def measure_memory(shape: Shape) -> dict[str, object]:
+    """Peaks of both sides, interpreter and libraries included, and their ratio."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_model(folder, seed=0)
-        groups = random_groups(vocab_size=64)
-        steps = (make_step(folder, groups), make_bare_step(folder, groups))
-    turns = [tuple(map(seconds_of, steps)) for _ in range(NUM_WARM_UP_TURNS + NUM_TURNS)]
-    ours_s, bare_s = map(median, zip(*turns[NUM_WARM_UP_TURNS:], strict=True))
+        save_model(shape, Path(name))
+        peaks = {side: in_own_process(peak_bytes, side, shape, name) for side in SIDES}
+        idle = in_own_process(idle_bytes)
     return {
-        "samples_per_s": NUM_SAMPLES / ours_s,
-        "tokens_per_s": NUM_TOKENS / ours_s,
-        "bare_samples_per_s": NUM_SAMPLES / bare_s,
-        "ratio": bare_s / ours_s,
-        "threads": torch.get_num_threads(),
+        "memory_shape": shape.name,
+        "idle_bytes": idle,
+        "peak_bytes": peaks["learner"],
+        "plain_peak_bytes": peaks["plain"],
+        "memory_ratio": peaks["learner"] / peaks["plain"],
     }
 
 
+def in_own_process(function: Callable[..., int], *arguments: object) -> int:
+    """What the function returns in a process that has done nothing before."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_bytes(side: str, shape: Shape, folder: str) -> int:
+    """The most memory that one step needed."""
+    torch.set_num_threads(1)
+    SIDES[side](shape, Path(folder))()
+    return idle_bytes()
+
+
+def idle_bytes() -> int:
+    """The most memory that this process has needed so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+
+
 def main() -> None:
-    figures = measure()
-    report(
-        f"learner's step           {figures['samples_per_s']:8.0f} samples/s "
-        f"{figures['tokens_per_s']:8.0f} tokens/s\n"
-        f"bare forward and backward{figures['bare_samples_per_s']:8.0f} samples/s\n"
-        f"ratio                    {figures['ratio']:8.2f}\n",
-        figures,
+    torch.set_num_threads(1)
+    # First, for a child's peak begins with what its parent has.
+    memory = measure_memory(MEMORY_SHAPE)
+    speeds = [measure_speed(shape) for shape in SPEED_SHAPES]
+    lines = [
+        f"{'':16}{'learner':>12}{'':>12}{'plain':>12}{'':>12}\n"
+        f"{'':16}{'samples/s':>12}{'tokens/s':>12}{'samples/s':>12}{'tokens/s':>12}{'ratio':>8}\n"
+    ]
+    lines += [
+        f"{one['shape']:16}{one['samples_per_s']:12.1f}{one['tokens_per_s']:12.0f}"
+        f"{one['plain_samples_per_s']:12.1f}{one['plain_tokens_per_s']:12.0f}{one['ratio']:8.2f}\n"
+        for one in speeds
+    ]
+    lines.append(
+        f"peak memory, 4,096 tokens x 151,936: {memory['peak_bytes']:,} bytes, "
+        f"plain {memory['plain_peak_bytes']:,}, ratio {memory['memory_ratio']:.2f}\n"
     )
+    report("".join(lines), {"speeds": speeds, **memory, "threads": torch.get_num_threads()})
 
 
 if __name__ == "__main__":

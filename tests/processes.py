@@ -17,10 +17,20 @@ from volley.transport.learner_client import LearnerClient
 
 TOKEN = "a-token-for-tests"
 STOP_S = 30.0
+START_S = 90.0
 
 # Rewards that a random model gets some signal from.
 REWARDS = """
 def variety(prompts, completions, **columns):
+    return [float(len(set(text))) for text in completions]
+"""
+
+# Every group is in somebody's hands for a while, so that a kill always hits some.
+SLOW_REWARDS = """
+import time
+
+def variety(prompts, completions, **columns):
+    time.sleep(0.2)
     return [float(len(set(text))) for text in completions]
 """
 
@@ -111,6 +121,17 @@ def learner(
         yield process, LearnerClient(json.loads(line)["url"], TOKEN), folder
 
 
+def refusal(config: Path, redis_url: str, folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and last words of a learner that does not start."""
+    log = config.parent / "refused.log"
+    log.unlink(missing_ok=True)
+    with running(
+        "volley.learner", str(config), "--run-folder", str(folder), *arguments,
+        log=log, environment={"VOLLEY_REDIS_URL": redis_url},
+    ) as process:  # fmt: skip
+        return process.process.wait(START_S), log.read_text()
+
+
 def learner_url(folder: Path) -> str:
     """Where the learner of a run folder listens."""
     url: str = json.loads((folder / "server.json").read_text())["url"]
@@ -118,11 +139,11 @@ def learner_url(folder: Path) -> str:
 
 
 @contextmanager
-def worker(folder: Path, name: str, *options: str) -> Iterator[Running]:
+def worker(folder: Path, name: str, *options: str, failpoint: str = "") -> Iterator[Running]:
     """A worker that joins with the URL and the token alone."""
     with running(
         "volley.rollout", "--learner", learner_url(folder), "--device", "cpu", *options,
-        log=folder.parent / f"{name}.log",
+        log=folder.parent / f"{name}.log", environment={"VOLLEY_FAILPOINT": failpoint},
     ) as process:  # fmt: skip
         yield process
 

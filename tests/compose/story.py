@@ -27,9 +27,10 @@ class Story:
             "prompt numbers", *LedgerCounts.__struct_fields__, "duplicates", box=box.SIMPLE
         )
 
-    def tell(self, what: str, seconds: float, *cells: object) -> None:
+    def tell(self, what: str, seconds: float | None = None, *cells: object) -> None:
         """Add a row of events."""
-        self._events.add_row(what, f"{seconds:.1f}", *map(str, cells))
+        duration = "" if seconds is None else f"{seconds:.1f}"
+        self._events.add_row(what, duration, *map(str, cells))
 
     @contextmanager
     def chapter(self, what: str, stack: Stack) -> Iterator[None]:

@@ -123,7 +123,7 @@ def test_redis_may_be_restarted(stack, story):
 
 def test_a_worker_with_vllm_joins_the_run(stack, story):
     with story.chapter("a worker with vLLM joined", stack):
-        stack.compose("up", "--detach", "--no-build", "--no-deps", "rollout-vllm")
+        stack.compose("--profile", "vllm", "up", "--detach", "--no-build")
         stack.wait_for_workers(lambda workers: "vllm" in {worker.engine for worker in workers})
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import CONFIG, learner, metrics, running, worker, write_run
+from tests.processes import CONFIG, learner, metrics, refusal, running, worker, write_run
+from tests.run_folders import is_clean
 from tests.waiting import wait_until
-from volley.learner.audit import audit
-from volley.learner.past_run import open_run
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
@@ -20,17 +19,6 @@ DURABLE = """
 every_steps = 2
 min_free_bytes = 0
 """
-
-
-def refusal(config: Path, redis_url: str, folder: Path, *arguments: str) -> tuple[int, str]:
-    """Exit code and last words of a learner that does not start."""
-    log = config.parent / "refused.log"
-    log.unlink(missing_ok=True)
-    with running(
-        "volley.learner", str(config), "--run-folder", str(folder), *arguments,
-        log=log, environment={"VOLLEY_REDIS_URL": redis_url},
-    ) as process:  # fmt: skip
-        return process.process.wait(DEADLINE_S), log.read_text()
 
 
 def train(config: Path, redis_url: str, steps: int, *arguments: str, failpoint: str = "") -> Path:
@@ -43,11 +31,6 @@ def train(config: Path, redis_url: str, steps: int, *arguments: str, failpoint: 
         expected = -signal.SIGKILL if failpoint else 0
         assert process.process.wait(DEADLINE_S) == expected, process.log.read_text()
     return folder
-
-
-def is_clean(folder: Path) -> bool:
-    with open_run(folder) as run:
-        return not any(finding.faults for finding in audit(run, run.oldest_kept()))
 
 
 @pytest.fixture

@@ -6,7 +6,16 @@ import signal
 
 import pytest
 
-from tests.processes import CONFIG, Running, learner, metrics, retried, worker, write_run
+from tests.processes import (
+    CONFIG,
+    SLOW_REWARDS,
+    Running,
+    learner,
+    metrics,
+    retried,
+    worker,
+    write_run,
+)
 from tests.waiting import wait_until
 from volley.schemas.status import StatusReport, WorkerReport
 from volley.transport.learner_client import LearnerClient
@@ -17,15 +26,6 @@ pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 START_S = 60.0
 LEASE_S = 2.0
 TASKS = "volley:{run}:tasks"
-
-# Every group is in somebody's hands for a while, so that a kill always hits some.
-SLOW_REWARDS = """
-import time
-
-def variety(prompts, completions, **columns):
-    time.sleep(0.2)
-    return [float(len(set(text))) for text in completions]
-"""
 
 
 def report_of(client: LearnerClient, process: Running) -> WorkerReport | None:

@@ -1,13 +1,11 @@
 """A learner that is killed at every point where it could hurt, and the audit of what it left."""
 
 import signal
-from pathlib import Path
 
 import pytest
 
 from tests.processes import CONFIG, learner, metrics, worker, write_run
-from volley.learner.audit import audit
-from volley.learner.past_run import open_run
+from tests.run_folders import is_clean
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -34,11 +32,6 @@ DEATHS = (
 )
 
 
-def faults_of(folder: Path) -> list[str]:
-    with open_run(folder) as run:
-        return [fault for finding in audit(run, run.oldest_kept()) for fault in finding.faults]
-
-
 def test_killed_at_every_point_it_loses_nothing_and_trains_nothing_twice(redis_url, tmp_path):
     config = write_run(tmp_path, CONFIG.replace("steps = 3", "steps = 30") + DURABLE)
     with learner(config, redis_url) as (process, client, folder):
@@ -56,4 +49,4 @@ def test_killed_at_every_point_it_loses_nothing_and_trains_nothing_twice(redis_u
                 assert living.process.wait(DEADLINE_S) == 0, living.log.read_text()
             assert answering.process.wait(DEADLINE_S) == 0, answering.log.read_text()
     assert [line["step"] for line in metrics(folder)] == list(range(1, 31))
-    assert faults_of(folder) == []
+    assert is_clean(folder)

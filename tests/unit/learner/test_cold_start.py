@@ -48,7 +48,7 @@ def test_only_the_completion_and_its_end_are_trained(policy: Policy, tmp_path: P
     [batch] = micro_batches(demonstrations, token_budget=100)
     expected = [VOCAB[character] for character in "abc"] + [VOCAB["<eos>"]]
     assert batch.targets_BT[batch.mask_BT].tolist() == expected
-    assert batch.input_ids_BL[0, :9].tolist() == [VOCAB[character] for character in "sort cab="]
+    assert batch.input_ids_RL[0, :9].tolist() == [VOCAB[character] for character in "sort cab="]
 
 
 def test_the_first_loss_is_that_of_the_completion_tokens(policy: Policy, tmp_path: Path):

@@ -48,6 +48,17 @@ def test_a_retry_without_a_strike_counts_as_an_attempt_only():
     assert ledger.deliveries(0).retried == {"handed_back": 1, "lease": 1}
 
 
+def test_only_what_came_too_late_is_a_strike_without_being_a_failure():
+    ledger = Ledger()
+    ledger.issue(1)
+    ledger.retry(0, "handed_back", strike=False)
+    assert ledger.failures(0) == 0
+    ledger.retry(0, "stale", strike=True)
+    assert ledger.failures(0) == 0
+    ledger.retry(0, "lease", strike=True)
+    assert ledger.failures(0) == 1
+
+
 def test_deliveries_are_counted_by_kind():
     ledger = Ledger()
     ledger.count(Delivery.STALE)

@@ -40,6 +40,8 @@ class Attempts(Struct, frozen=True, array_like=True):
     num_attempts: int = 0
     num_strikes: int = 0
     """Attempts that count against the number; a worker that leaves is not its fault."""
+    num_late: int = 0
+    """Strikes of groups that came whole, but too late."""
 
 
 class LedgerState(Struct, frozen=True):
@@ -115,9 +117,9 @@ class Ledger:
         """How often this open number was tried before."""
         return self._open[number].num_attempts
 
-    def strikes(self, number: int) -> int:
-        """How many of them count against this open number."""
-        return self._open[number].num_strikes
+    def failures(self, number: int) -> int:
+        """Its strikes that may have hurt a worker: a group that came too late has not."""
+        return self._open[number].num_strikes - self._open[number].num_late
 
     def take(self, number: int) -> None:
         """A good group of this number is in the learner's hands."""
@@ -128,7 +130,11 @@ class Ledger:
         """Count another attempt; returns the strikes against the number so far."""
         self._retried[reason] += 1
         before = self._open[number]
-        after = Attempts(before.num_attempts + 1, before.num_strikes + strike)
+        after = Attempts(
+            before.num_attempts + 1,
+            before.num_strikes + strike,
+            before.num_late + (reason == Delivery.STALE),
+        )
         self._open[number] = after
         return after.num_strikes
 

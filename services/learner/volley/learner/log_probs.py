@@ -1,6 +1,6 @@
-"""Log-probs and entropy of given tokens from logits, without a float32 copy of all the logits.
+"""Log-probs and entropy of given tokens, and how they come out of logits.
 
-Axes: B sequences, T tokens, N of the B x T at a time, V vocabulary. Nats.
+Axes: B sequences, T tokens of a completion, N tokens, V vocabulary. Nats, at least in float32.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# 256 MiB in float32; 16k tokens of a vocabulary of 151k would be 10 GB.
-LOGITS_AT_ONCE = 2**26
+# 64 MiB in float32, and a few times that in use; 16k tokens of a vocabulary of 151k at once would
+# be 10 GB.
+LOGITS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,47 +19,39 @@ class LogProbs:
     """What a policy says about the target tokens of a micro-batch."""
 
     policy_logprobs_BT: Tensor
-    """At the sampling temperature; with gradient unless made under no_grad."""
+    """At the sampling temperature; with gradient unless made under no_grad. 0 where not trained."""
     entropy_BT: Tensor
-    """Of the distribution each token was drawn from; never with gradient."""
+    """Of the distribution each token was drawn from; likewise."""
 
 
-def log_probs_of(
-    targets_BT: Tensor,
-    logits_BTV: Tensor,
+def log_probs_of_logits(
+    targets_N: Tensor,
+    logits_NV: Tensor,
     temperature: float,
     logits_at_once: int = LOGITS_AT_ONCE,
-) -> LogProbs:
-    """log softmax(logits / temperature) at the targets, in float32, a few rows at a time."""
-    num_rows = max(1, logits_at_once // logits_BTV.shape[-1])
+) -> tuple[Tensor, Tensor]:
+    """Log-probs at the targets and entropies of softmax(logits / temperature), few at a time."""
+    num_tokens = max(1, logits_at_once // logits_NV.shape[-1])
     # split's backward writes the gradient of all logits once; slices would do it once each.
-    chunks = zip(
-        targets_BT.flatten().split(num_rows),
-        logits_BTV.flatten(0, 1).split(num_rows),
-        strict=True,
-    )
+    chunks = zip(targets_N.split(num_tokens), logits_NV.split(num_tokens), strict=True)
     # Recomputed in the backward, so that no chunk outlives its turn.
     pairs = [
-        checkpoint(
-            _log_probs_and_entropy,
-            targets_N,
-            logits_NV,
-            temperature,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        for targets_N, logits_NV in chunks
+        checkpoint(_of_chunk, *chunk, temperature, use_reentrant=False, preserve_rng_state=False)
+        for chunk in chunks
     ]
     logprobs, entropies = zip(*pairs, strict=True)
-    return LogProbs(
-        torch.cat(logprobs).view_as(targets_BT), torch.cat(entropies).view_as(targets_BT)
-    )
+    return torch.cat(logprobs), torch.cat(entropies)
 
 
-def _log_probs_and_entropy(
-    targets_N: Tensor, logits_NV: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    logprobs_NV = torch.log_softmax(logits_NV.float() / temperature, dim=-1)
+def _of_chunk(targets_N: Tensor, logits_NV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logprobs_NV = torch.log_softmax(widened(logits_NV) / temperature, dim=-1)
+    probs_NV = logprobs_NV.exp()
+    # What cannot be drawn adds nothing; 0 * -inf would be NaN.
+    surprise_NV = -logprobs_NV.masked_fill(probs_NV == 0, 0.0)
     logprobs_N = logprobs_NV.gather(-1, targets_N[:, None]).squeeze(-1)
-    entropy_N = torch.special.entr(logprobs_NV.detach().exp()).sum(-1)
-    return logprobs_N, entropy_N
+    return logprobs_N, (probs_NV * surprise_NV).sum(-1)
+
+
+def widened(values: Tensor) -> Tensor:
+    """The values, at least in float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

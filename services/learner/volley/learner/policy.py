@@ -1,10 +1,9 @@
 """The policy that is trained: log-probs of its tokens, its weights for others, its tokenizer.
 
-Axes: B sequences, L tokens, T the last columns of L that cover every completion (see batching).
+Axes: B sequences, T tokens of a completion.
 """
 
 import copy
-import inspect
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,17 @@ import torch
 from torch import Tensor
 
 from volley.learner.batching import MicroBatch
-from volley.learner.log_probs import LogProbs, log_probs_of
+from volley.learner.forward import Forward
+from volley.learner.log_probs import LogProbs
 from volley.learner.pretrained import Pretrained, load_pretrained, published_tensors
 from volley.learner.settings import ModelSettings
 from volley.telemetry.stops import ExitCode, Stop
 
 Message = dict[str, str]
+
+# Of one prompt. A stretch of its own costs each layer some twenty operations more: about as much as
+# this many tokens in the smallest of models (bench/learner.py).
+MIN_TOKENS_SAVED = 512
 
 # Of models that name no limit.
 UNLIMITED_CONTEXT_LENGTH = 2**31 - 1
@@ -31,8 +35,7 @@ class Policy:
         self._model = pretrained.model
         self._tokenizer = pretrained.tokenizer
         self._dropouts = pretrained.dropouts
-        parameters = inspect.signature(self._model.forward).parameters
-        self._takes_logits_to_keep = "logits_to_keep" in parameters
+        self._forward = Forward(self._model)
 
     @classmethod
     def load(cls, settings: ModelSettings, device: str) -> "Policy":
@@ -42,6 +45,11 @@ class Policy:
     @property
     def device(self) -> torch.device:
         return self._model.device
+
+    @property
+    def share_from(self) -> int | None:
+        """How many tokens a prompt must save to be shared in a micro-batch; None: never share."""
+        return MIN_TOKENS_SAVED if self._forward.shares_prompts else None
 
     @property
     def vocab_size(self) -> int:
@@ -85,17 +93,8 @@ class Policy:
         return [*self._tokenizer(text, add_special_tokens=False)["input_ids"], end]
 
     def recompute_log_probs(self, micro_batch: MicroBatch, temperature: float) -> LogProbs:
-        """What the policy says now about all target tokens, in one forward.
-
-        Where the mask is False the values are finite and mean nothing.
-        """
-        targets_BT = micro_batch.targets_BT
-        num_targets = targets_BT.shape[1]
-        keep = {"logits_to_keep": num_targets} if self._takes_logits_to_keep else {}
-        # The last token is only ever a target.
-        context_BL = micro_batch.input_ids_BL[:, :-1]
-        logits_BLV = self._model(input_ids=context_BL, use_cache=False, **keep).logits
-        return log_probs_of(targets_BT, logits_BLV[:, -num_targets:], temperature)
+        """What the policy says now about all trained tokens, in one forward; 0 elsewhere."""
+        return self._forward.log_probs(micro_batch, temperature)
 
     def published_tensors(self) -> dict[str, Tensor]:
         """The tensors of the forward under the names `save_pretrained` writes, tied ones once."""

@@ -1,6 +1,6 @@
 """A model and its tokenizer from a folder or a hub, checked for what training needs.
 
-Together with policy, this is all of the learner that knows transformers.
+Together with forward and shared_attention, this is all of the learner that knows transformers.
 """
 
 from collections.abc import Iterator
