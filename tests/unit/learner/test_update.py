@@ -42,6 +42,8 @@ METRICS = {
     "num_sequences",
     "num_tokens",
     "kl_penalty_mean",
+    "turns_mean",
+    "failed_share",
     *mismatch.NAMES,
 }
 BY_LAG = {"lag_share/5", "lag_kl/5"}

@@ -55,7 +55,7 @@ class Identity(Struct, frozen=True):
                 )
         for what, recorded_hash, hash_now in (
             ("data.train", self.data_hash, now.data_hash),
-            ("the code of rewards or environment", self.code_hash, now.code_hash),
+            ("reward.functions, environment.name: their code", self.code_hash, now.code_hash),
             ("model.path: the model", self.start_root, now.start_root),
         ):
             if recorded_hash != hash_now:
