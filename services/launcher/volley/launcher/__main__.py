@@ -60,6 +60,16 @@ volley replay runs/sums-20260101-120000
 volley replay runs/sums-20260101-120000 --from 20 --to 60 --set loss.epsilon_high=0.3
 """
 
+TRAJECTORIES_EXAMPLES = """
+Examples:
+
+volley trajectories runs/sums-20260101-120000
+
+volley trajectories runs/sums-20260101-120000 --number 17 --logprobs
+
+volley trajectories runs/sums-20260101-120000 --step 80 --json | jq .reward
+"""
+
 DEMO_EXAMPLES = """
 Example:
 
@@ -236,6 +246,38 @@ def replay(
         from volley.launcher.replay import run_replay
 
         raise typer.Exit(run_replay(run_folder, first, last, overrides or []))
+
+
+@app.command(epilog=TRAJECTORIES_EXAMPLES)
+def trajectories(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="Of any run, going or not.")
+    ],
+    step: Annotated[int | None, typer.Option(min=1, help="All groups of a step.")] = None,
+    number: Annotated[int | None, typer.Option(min=0, help="All groups of a prompt.")] = None,
+    last: Annotated[
+        int | None, typer.Option(min=1, help="Of those only the last; of all steps, else: 2.")
+    ] = None,
+    has_logprobs: Annotated[
+        bool, typer.Option("--logprobs", help="Every generated token with what the engine said.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="All that is known, a line per trajectory.")
+    ] = False,
+) -> None:
+    """Show what the model was asked, what it said, what was inserted and what it was worth.
+
+    Steps are there from the oldest checkpoint on, or all with checkpoint.keep_all_steps.
+    """
+    with reporting_stops():
+        from volley.launcher.trajectories import print_trajectories, show_trajectories
+        from volley.learner.trajectories import Choice
+
+        choice = Choice(step, number, 2 if (step, number, last) == (None, None, None) else last)
+        if as_json:
+            print_trajectories(run_folder, choice)
+        else:
+            show_trajectories(run_folder, choice, has_logprobs=has_logprobs)
 
 
 @app.command(epilog=DEMO_EXAMPLES)

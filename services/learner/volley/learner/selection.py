@@ -65,7 +65,7 @@ def select_sequences(
     """
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     rewards = [combine_rewards(one.rewards, rules.reward_weights) for one in trajectories]
-    advantages = _advantages(trajectories, rewards, rules, kl_penalties)
+    advantages = advantages_of(groups, rules, kl_penalties)
     sequences = [
         _sequence(group, trajectory, head, advantage)
         for group, advantages_G in zip(groups, advantages.advantages_PG.tolist(), strict=True)
@@ -100,12 +100,12 @@ def sampled_sequences(groups: Sequence[Group], head: Version) -> list[TrainSeque
     return [_sequence(group, one, head, 0.0) for group in groups for one in group.trajectories]
 
 
-def _advantages(
-    trajectories: Sequence[Trajectory],
-    rewards: Sequence[float | None],
-    rules: SelectionRules,
-    kl_penalties: Sequence[float],
+def advantages_of(
+    groups: Sequence[Group], rules: SelectionRules, kl_penalties: Sequence[float] = ()
 ) -> Advantages:
+    """What all P x G trajectories are worth to the step, penalties included."""
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    rewards = [combine_rewards(one.rewards, rules.reward_weights) for one in trajectories]
     penalised = [
         math.nan if reward is None else reward - overlong_penalty(one.num_tokens, rules.overlong)
         for one, reward in zip(trajectories, rewards, strict=True)
