@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_models import CONTEXT_LENGTH, VOCAB
+from tests.tiny_models import VOCAB
 from volley.learner.batching import micro_batches
+from volley.learner.demonstrations import read_demonstrations
 from volley.learner.policy import Policy
 from volley.learner.settings import ModelSettings
-from volley.learner.supervised import FineTuningRules, fine_tune, read_demonstrations
-from volley.telemetry.stops import ExitCode, Stop
+from volley.learner.supervised import FineTuningRules, fine_tune
+from volley.telemetry.stops import ExitCode
 
 ROWS = [
     {"prompt": f"sort {word}=", "completion": "".join(sorted(word))}
@@ -43,14 +44,6 @@ def rules(**changes: float) -> FineTuningRules:
     return FineTuningRules(**(fields | changes))  # type: ignore[arg-type]  # ints stay ints
 
 
-def test_only_the_completion_and_its_end_are_trained(policy: Policy, tmp_path: Path):
-    demonstrations = read_demonstrations(write_rows(tmp_path, ROWS[1]), policy)
-    [batch] = micro_batches(demonstrations, token_budget=100)
-    expected = [VOCAB[character] for character in "abc"] + [VOCAB["<eos>"]]
-    assert batch.targets_BT[batch.mask_BT].tolist() == expected
-    assert batch.input_ids_RL[0, :9].tolist() == [VOCAB[character] for character in "sort cab="]
-
-
 def test_the_first_loss_is_that_of_the_completion_tokens(policy: Policy, tmp_path: Path):
     demonstrations = read_demonstrations(write_rows(tmp_path, ROWS[1]), policy)
     [batch] = micro_batches(demonstrations, token_budget=100)
@@ -71,38 +64,6 @@ def test_fine_tuning_lowers_the_loss_and_repeats_itself(qwen3_folder: Path, tmp_
     assert runs[0] == runs[1]
     assert len(runs[0]) == 30
     assert runs[0][-1] < runs[0][0] / 4
-
-
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ({"prompt": "a"}, "column 'completion' is missing (columns here: prompt)"),
-        ({"completion": "a"}, "column 'prompt' is missing"),
-        ({"prompt": "a", "completion": 3}, "'completion' text"),
-        ({"prompt": "", "completion": "a"}, "the prompt has no tokens"),
-        ({"prompt": "a" * CONTEXT_LENGTH, "completion": "a"}, "the model's context has 64"),
-        ([1], "not an object"),
-    ],
-)
-def test_a_bad_row_is_named_by_file_and_line(policy: Policy, tmp_path: Path, row, words):
-    data = write_rows(tmp_path, ROWS[0], row)
-    with pytest.raises(Stop) as caught:
-        read_demonstrations(data, policy)
-    assert caught.value.code is ExitCode.CONFIG
-    assert caught.value.message.startswith(f"{data}:2: ")
-    assert words in caught.value.message
-
-
-def test_a_line_that_is_not_json_and_a_file_that_is_not_there(policy: Policy, tmp_path: Path):
-    data = tmp_path / "broken.jsonl"
-    with pytest.raises(Stop, match="cannot read"):
-        read_demonstrations(data, policy)
-    data.write_text("\n{\n")
-    with pytest.raises(Stop, match=r"broken\.jsonl:2: not JSON"):
-        read_demonstrations(data, policy)
-    data.write_text("\n")
-    with pytest.raises(Stop, match="is empty"):
-        read_demonstrations(data, policy)
 
 
 def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:

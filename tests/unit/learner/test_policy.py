@@ -171,8 +171,10 @@ def test_sizes_come_from_the_model(folder: Path):
     assert policy.context_length == CONTEXT_LENGTH
 
 
-def test_an_answer_ends_with_the_end_of_sequence(qwen3_folder: Path):
-    assert load(qwen3_folder).tokenise_answer("ab") == [VOCAB["a"], VOCAB["b"], VOCAB["<eos>"]]
+def test_a_part_is_tokenised_as_it_stands_and_the_end_apart(qwen3_folder: Path):
+    policy = load(qwen3_folder)
+    assert policy.tokenise_part("ab") == [VOCAB["a"], VOCAB["b"]]
+    assert policy.end_token_id == VOCAB["<eos>"]
 
 
 def test_chat_messages_go_through_the_template(qwen3_folder: Path, tmp_path: Path):

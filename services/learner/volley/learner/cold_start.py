@@ -44,8 +44,9 @@ def cold_start(
     with reporting_stops():
         _make_folder(out)
         # Heavy, and not needed to answer --help.
+        from volley.learner.demonstrations import read_demonstrations
         from volley.learner.policy import Policy
-        from volley.learner.supervised import FineTuningRules, fine_tune, read_demonstrations
+        from volley.learner.supervised import FineTuningRules, fine_tune
 
         started_s = time.monotonic()
         policy = Policy.load(ModelSettings(path=model, dtype=dtype), device)

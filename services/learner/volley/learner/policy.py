@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from volley.learner.batching import MicroBatch
@@ -26,6 +27,13 @@ MIN_TOKENS_SAVED = 512
 
 # Of models that name no limit.
 UNLIMITED_CONTEXT_LENGTH = 2**31 - 1
+
+
+class InvalidChat(Stop):
+    """Messages that the tokenizer's chat template cannot write."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ExitCode.CONFIG, reason)
 
 
 class Policy:
@@ -81,8 +89,13 @@ class Policy:
         """Token ids of prompts; chat messages go through the tokenizer's template."""
         return [self._tokenise(prompt) for prompt in prompts]
 
-    def tokenise_answer(self, text: str) -> list[int]:
-        """Token ids of what should follow a prompt, the end of sequence included."""
+    def tokenise_part(self, text: str) -> list[int]:
+        """Token ids of a piece of a completion, as it stands."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @property
+    def end_token_id(self) -> int:
+        """What ends a completion that was not sampled; raises Stop where there is none."""
         end: int | None = self._tokenizer.eos_token_id
         if end is None:
             raise Stop(
@@ -90,7 +103,23 @@ class Policy:
                 "model.path: the tokenizer has no end-of-sequence token, so answers cannot end: "
                 "set its eos_token",
             )
-        return [*self._tokenizer(text, add_special_tokens=False)["input_ids"], end]
+        return end
+
+    def render(self, messages: list[Message], *, add_generation_prompt: bool) -> str:
+        """A chat as the tokenizer's template writes it; raises InvalidChat."""
+        if self._tokenizer.chat_template is None:
+            raise InvalidChat(
+                "there are chat messages, and the tokenizer has no chat "
+                "template: give prompts as text, or use an instruction-tuned model"
+            )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except TemplateError as error:
+            raise InvalidChat(f"the chat template refuses these messages: {error}") from error
+        assert isinstance(text, str), "one chat has one text"
+        return text
 
     def recompute_log_probs(self, micro_batch: MicroBatch, temperature: float) -> LogProbs:
         """What the policy says now about all trained tokens, in one forward; 0 elsewhere."""
@@ -124,14 +153,4 @@ class Policy:
     def _tokenise(self, prompt: str | list[Message]) -> list[int]:
         if isinstance(prompt, str):
             return list(self._tokenizer(prompt)["input_ids"])
-        if self._tokenizer.chat_template is None:
-            raise Stop(
-                ExitCode.CONFIG,
-                "data: a prompt is a list of chat messages, and the tokenizer has no chat "
-                "template: give prompts as text, or use an instruction-tuned model",
-            )
-        return list(
-            self._tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, return_dict=False
-            )
-        )
+        return self.tokenise_part(self.render(prompt, add_generation_prompt=True))
