@@ -11,6 +11,7 @@ import urllib3
 from tests.learner_side import EXACT_MATCH, TOKEN, LearnerSide
 from tests.tiny_models import VOCAB
 from tests.waiting import wait_until
+from volley.learner.episode_metrics import describe_episodes
 from volley.rollout.assembly import run_worker
 from volley.rollout.settings import EngineName, WorkerSettings
 from volley.schemas.codec import encode
@@ -331,6 +332,72 @@ def test_an_environment_answers_between_the_turns(tmp_path, redis_url, run_name,
             assert inserted == (VOCAB["="], VOCAB[">"])
             assert trajectory.sampler_logprobs[span.start : span.stop] == (0.0, 0.0)
         assert trajectory.metrics["answers"] >= trajectory.num_turns - 1
+
+
+WILD = b"""
+import string
+import threading
+
+SEEN = set()
+
+class Wild:
+    # So that every turn is a single token.
+    stop_strings = tuple(string.ascii_lowercase + " =>")
+
+    def __init__(self, prompt, columns):
+        self._kind = "tame" if columns["kind"] in SEEN else columns["kind"]
+        SEEN.add(columns["kind"])
+        self.metrics = {"wild": self._kind != "tame", "answers": 0}
+
+    def respond(self, transcript):
+        if self._kind == "tame" or self.metrics["answers"]:
+            return None
+        self.metrics["answers"] += 1
+        match self._kind:
+            case "raises":
+                raise OSError("no such tool")
+            case "hangs":
+                threading.Event().wait(10)
+            case "floods":
+                return "a" * 10_000_000
+            case "closes":
+                return "z"
+            case "garbles":
+                return "\\ud800"
+"""
+FAILING, KINDS = {"raises", "hangs", "garbles"}, ("raises", "hangs", "garbles", "floods", "closes")
+
+
+def test_a_tool_that_goes_wild_harms_only_its_own_sample_and_is_counted(
+    tmp_path, redis_url, run_name, start_worker
+):
+    (tmp_path / "mine.py").write_bytes(WILD)
+    environment = EnvironmentSpec("mine:Wild", hash_bytes(WILD), {}, 4, 1.5)
+    with LearnerSide(
+        tmp_path, redis_url, run_name, code_folder=tmp_path, environment=environment
+    ) as side:
+        side.publish(0)
+        side.issue(
+            *(side.task(number, answer="ab", kind=kind) for number, kind in enumerate(KINDS))
+        )
+        worker = start_worker(side.url)
+        results = side.collect(len(KINDS))
+        worker.leaving.set()
+        assert worker.join() is None
+    groups = [one for _, one in sorted(results.items()) if isinstance(one, Group)]
+    for kind, group in zip(KINDS, groups, strict=True):
+        first, *others = group.trajectories
+        assert (first.rewards == (None,)) is (kind in FAILING)
+        assert (first.stop_reason is StopReason.FAILED) is (kind in FAILING)
+        assert (first.stop_reason is StopReason.LENGTH) is (kind == "floods")
+        assert (first.num_turns == 2) is (kind == "closes"), "the stop string was not its own"
+        assert {one.stop_reason for one in others} == {StopReason.STOP}
+        assert None not in {one.rewards[0] for one in others}
+    counted = describe_episodes(groups)
+    assert counted["failed_share"] == 3 / 20
+    # What failed has not counted to its end.
+    assert counted["environment/wild"] == 2 / 17
+    assert counted["turns_mean"] == 21 / 20
 
 
 def test_an_environment_that_fails_for_all_is_a_failure_with_its_traceback(

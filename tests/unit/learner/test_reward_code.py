@@ -33,7 +33,7 @@ def test_a_built_in_function_has_no_file(tmp_path):
     [
         ("exact_mach", "is not built in (exact_match, answer_match, f1, format, maths)"),
         ("absent:score", "put the module beside the config file"),
-        ("mine:scor", "has no function 'scor'"),
+        ("mine:scor", "mine.py has no 'scor'"),
         ("broken:score", "is not Python"),
     ],
 )
