@@ -1,7 +1,8 @@
 """`python -m volley.rollout.evaluate MODEL DATA.jsonl`: how well a model folder answers prompts.
 
 The last line on standard output is one JSON object: mean reward when sampling at temperature 1
-with its standard error, mean reward when greedy, and five sampled answers.
+with its standard error, mean reward when greedy, means of what the environment counts, and five
+sampled answers.
 """
 
 import sys

@@ -4,8 +4,10 @@ import json
 import logging
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -56,6 +58,10 @@ class ScoredSample(Struct, frozen=True):
 
     prompt: str | list[dict[str, str]]
     completion: str
+    turns: tuple[str, ...]
+    """What the model said of it."""
+    insertions: tuple[str, ...]
+    """What its environment inserted between them."""
     reward: float | None
 
 
@@ -68,6 +74,8 @@ class Evaluation(Struct, frozen=True):
     """Of the mean over prompts."""
     greedy: float
     prompts: int
+    metrics: dict[str, float]
+    """Means of what the environment counts, at temperature 1."""
     samples: tuple[ScoredSample, ...]
 
 
@@ -93,16 +101,19 @@ def evaluate_folder(settings: EvaluationSettings) -> Evaluation:
         stop_token_ids=_stop_token_ids(settings.model_folder, tokenizer),
     )
     greedy = SamplingSpec(1, 0.0, sampling.max_completion_length, sampling.stop_token_ids)
-    sampled_rows = _score(episodes, rows, sampling, settings.seed, tokenizer, reward)
-    greedy_rows = _score(episodes, rows, greedy, settings.seed, tokenizer, reward)
+    sampled_episodes = _sample(episodes, rows, sampling, settings.seed)
+    greedy_episodes = _sample(episodes, rows, greedy, settings.seed)
     episodes.close()
     engine.close()
+    sampled_rows = _score(rows, sampled_episodes, tokenizer, reward)
+    greedy_rows = _score(rows, greedy_episodes, tokenizer, reward)
     sampled_means = _means(sampled_rows)
     return Evaluation(
         sampled=statistics.fmean(sampled_means),
         sampled_stderr=_standard_error(sampled_means),
         greedy=statistics.fmean(_means(greedy_rows)),
         prompts=len(rows),
+        metrics=_mean_metrics(sampled_episodes),
         samples=tuple(samples[0] for samples in sampled_rows[:NUM_SHOWN]),
     )
 
@@ -186,34 +197,10 @@ def _read_json(file: Path) -> dict[str, object]:
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
-def _score(
-    episodes: Episodes,
-    rows: Sequence[_Row],
-    sampling: SamplingSpec,
-    seed: int,
-    tokenizer: Tokenizer,
-    reward: Reward,
-) -> list[list[ScoredSample]]:
-    """Samples of each row, in the order of the rows; an episode that failed has no reward."""
-    scored = []
-    for row, ended in zip(rows, _sample(episodes, rows, sampling, seed), strict=True):
-        texts = [tokenizer.text_of(episode.token_ids) for episode in ended]
-        try:
-            rewards = reward.score(row.prompt, texts, row.columns)
-        except RewardFailed as error:
-            raise Stop(ExitCode.CONFIG, str(error)) from error
-        scored.append(
-            [
-                ScoredSample(row.prompt, text, None if episode.failure else x)
-                for episode, text, x in zip(ended, texts, rewards, strict=True)
-            ]
-        )
-    return scored
-
-
 def _sample(
     episodes: Episodes, rows: Sequence[_Row], sampling: SamplingSpec, seed: int
 ) -> list[tuple[Episode, ...]]:
+    """Episodes of each row, in the order of the rows."""
     for index, row in enumerate(rows):
         episodes.begin(
             EpisodesRequest(
@@ -232,6 +219,35 @@ def _sample(
     return [found[str(index)] for index in range(len(rows))]
 
 
+def _score(
+    rows: Sequence[_Row],
+    episodes: Sequence[Sequence[Episode]],
+    tokenizer: Tokenizer,
+    reward: Reward,
+) -> list[list[ScoredSample]]:
+    """Samples of each row, in the order of the rows; an episode that failed has no reward."""
+    scored = []
+    for row, ended in zip(rows, episodes, strict=True):
+        texts = [tokenizer.text_of(episode.token_ids) for episode in ended]
+        try:
+            rewards = reward.score(row.prompt, texts, row.columns)
+        except RewardFailed as error:
+            raise Stop(ExitCode.CONFIG, str(error)) from error
+        scored.append(
+            [
+                ScoredSample(
+                    prompt=row.prompt,
+                    completion=text,
+                    turns=tuple(episode.turns),
+                    insertions=tuple(episode.insertions),
+                    reward=None if episode.failure else x,
+                )
+                for episode, text, x in zip(ended, texts, rewards, strict=True)
+            ]
+        )
+    return scored
+
+
 def _means(rows: Sequence[Sequence[ScoredSample]]) -> list[float]:
     """Mean reward of each row that has one."""
     rewards = [[s.reward for s in samples if s.reward is not None] for samples in rows]
@@ -243,3 +259,12 @@ def _means(rows: Sequence[Sequence[ScoredSample]]) -> list[float]:
 
 def _standard_error(means: Sequence[float]) -> float:
     return statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else 0.0
+
+
+def _mean_metrics(episodes: Sequence[Sequence[Episode]]) -> dict[str, float]:
+    """By name, over the episodes that have it."""
+    numbers: dict[str, list[float]] = defaultdict(list)
+    for episode in chain.from_iterable(episodes):
+        for name, number in episode.metrics.items():
+            numbers[name].append(number)
+    return {name: statistics.fmean(some) for name, some in sorted(numbers.items())}
