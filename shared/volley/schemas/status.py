@@ -32,6 +32,8 @@ class WorkerReport(Struct, frozen=True):
 
 class LearnerState(StrEnum):
     STARTING = "starting"
+    COLD_START = "cold start"
+    """The model is fine-tuned on demonstrations, before GRPO begins."""
     REPLAYING = "replaying"
     """Logged steps are taken again after a restart."""
     WAITING = "waiting"
@@ -101,3 +103,5 @@ class StatusReport(Struct, frozen=True):
     """Of the run folder: `ok`, or `degraded: ` and the reason."""
     replay: str | None = None
     """How far the replay is, while it lasts."""
+    cold_start: str | None = None
+    """How far the cold start is, while it lasts."""

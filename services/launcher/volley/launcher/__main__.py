@@ -22,6 +22,14 @@ volley run config.toml --set optim.learning_rate=3e-6 --set run.steps=50
 volley run config.toml --fresh
 """
 
+SFT_EXAMPLES = """
+Examples:
+
+volley sft config.toml
+
+volley sft config.toml runs/warm --set cold_start.learning_rate=2e-5
+"""
+
 STATUS_EXAMPLES = """
 Examples:
 
@@ -138,6 +146,26 @@ def run(
 app.command(epilog=volley.learner.__main__.EXAMPLES)(volley.learner.__main__.learner)
 app.command(epilog=volley.rollout.__main__.EXAMPLES)(volley.rollout.__main__.rollout)
 app.add_typer(volley.launcher.dead.app, name="dead")
+
+
+@app.command(epilog=SFT_EXAMPLES)
+def sft(
+    config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="The folder to make; left out: <run.folder>/<run.name>-cold-start."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Fine-tune model.path on the demonstrations of [cold_start], into OUT/model, and no more.
+
+    `volley run` does the same by itself before GRPO. Stopped, it goes on with the same command.
+    """
+    with reporting_stops():
+        set_up_logs("launcher", style="text")
+        from volley.launcher.sft import run_sft
+
+        run_sft(config, out, overrides or [])
 
 
 @app.command(epilog=STATUS_EXAMPLES)

@@ -124,6 +124,10 @@ def _run_table(report: StatusReport) -> Table:
         "state",
         f"{report.state}, up {report.uptime_s:.0f} s, Redis {report.redis}, disk {report.disk}",
     )
+    if report.cold_start:
+        # Nothing is issued or queued before it is over.
+        table.add_row("cold start", report.cold_start)
+        return table
     if report.replay:
         table.add_row("replay", report.replay)
     table.add_row(

@@ -1,11 +1,10 @@
 """A learner put together from its settings, run to its end, and taken apart again.
 
 A run folder with state is resumed: the server answers while the logged steps are taken again, and
-the loop begins where the run had come to.
+the loop begins where the run had come to. Before all that comes the cold start, if there is one.
 """
 
 import logging
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,15 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import tenacity
 import torch
 
 from volley.learner.alarms import Alarms
-from volley.learner.api import ApiServer, create_app
+from volley.learner.api import create_app
 from volley.learner.dead import DeadLetters
 from volley.learner.disk import Disk
 from volley.learner.environment_code import read_environment_spec
+from volley.learner.front import Front
 from volley.learner.history import History, Reached
 from volley.learner.identity import identify, keep_config
 from volley.learner.ledger import Ledger
@@ -32,12 +31,13 @@ from volley.learner.record import Record
 from volley.learner.recovery import Recovery
 from volley.learner.replay import Replay, recorded_settings
 from volley.learner.reward_code import read_reward_specs
-from volley.learner.run_folder import RunFolder
+from volley.learner.run_folder import RunFolder, after_cold_start
 from volley.learner.run_spec import describe_run, group_limits
 from volley.learner.settings import Settings
 from volley.learner.status import Progress, report_status
 from volley.learner.tasks import TaskRules, Tasks
 from volley.learner.update import Update
+from volley.learner.warm_up import warm_up
 from volley.learner.weight_store import WeightStore, root_of_tensors
 from volley.schemas.groups import Version
 from volley.schemas.status import LearnerState, StatusReport
@@ -69,16 +69,21 @@ def run_learner(start: Start) -> None:
 
     One line of JSON on standard output says where the learner listens, as soon as it does.
     """
+    settings, folder, token = start.settings, start.folder, start.token
     stopping = stop_on_signals()
-    Learner(start, stopping).run()
+    with closing(Front(settings.server, folder, token)) as front:
+        if warm_up(settings, folder, token, front, stopping):
+            Learner(start, front, stopping).run()
 
 
 class Learner:
     """The parts of a learner; what there is to be resumed is resumed when it runs."""
 
-    def __init__(self, start: Start, stopping: threading.Event) -> None:
-        settings, folder = start.settings, start.folder
+    def __init__(self, start: Start, front: Front, stopping: threading.Event) -> None:
+        folder = start.folder
+        self._settings = settings = after_cold_start(start.settings, folder.path)
         self._start = start
+        self._front = front
         self._stopping = stopping
         rewards = read_reward_specs(settings.reward, start.code_folder)
         environment = read_environment_spec(settings.environment, start.code_folder)
@@ -90,7 +95,7 @@ class Learner:
         prompts = tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
         self._start_root = root_of_tensors(policy.published_tensors())
         identity = identify(settings, folder, self._start_root, rewards, environment)
-        fingerprints = keep_config(settings, folder, identity)
+        fingerprints = keep_config(start.settings, folder, identity)
         limits = group_limits(settings, policy.vocab_size, folder.run)
 
         self._queue = _claim_queue(start.redis_url, folder)
@@ -119,10 +124,7 @@ class Learner:
             *(settings, policy, self._store, folder.run, rewards, environment),
             *(start.code_folder, start.redis_url),
         )
-        self._api = ApiServer(
-            create_app(self._store, spec, self._report, start.token),
-            *(settings.server.host, settings.server.port),
-        )
+        self._app = create_app(self._store, spec, self._report, start.token)
 
     def run(self) -> None:
         """Go on where the run had come to, until its end or until told to stop."""
@@ -144,7 +146,7 @@ class Learner:
         reached = recovery.run(beginning, self._stopping, partial(_tell_replay, progress))
         if self._stopping.is_set():
             return False
-        self._update.adopt(self._start.settings)
+        self._update.adopt(self._settings)
         progress.version, progress.root = Version(epoch, reached.version.step), reached.root
         progress.num_samples, progress.num_tokens = reached.num_samples, reached.num_tokens
         progress.replay = None
@@ -157,25 +159,20 @@ class Learner:
         return True
 
     def _report(self) -> StatusReport:
-        places = _task_rules(self._start.settings).places
+        places = _task_rules(self._settings).places
         return report_status(self._progress, self._tasks, self._queue, places)
 
     @contextmanager
     def _serving(self) -> Iterator[None]:
-        """Reachable while inside, and says where; workers are told when the run is over."""
-        folder, api = self._start.folder, self._api
-        api.start()
+        """Reachable while inside; workers are told when the run is over."""
+        self._front.answer_with(self._app)
         try:
-            folder.write_server(api.url, self._start.token)
-            place = {"url": api.url, "run": folder.run, "folder": str(folder.path)}
-            sys.stdout.write(msgspec.json.encode(place).decode() + "\n")
-            sys.stdout.flush()
             yield
         finally:
             if self._progress.state is LearnerState.FINISHED:
                 self._store.finish()
             self._store.close()
-            api.stop()
+            self._front.close()
 
 
 def _claim_queue(redis_url: str, folder: RunFolder) -> LearnerQueue:

@@ -10,12 +10,13 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from volley.learner.alarm_settings import AlarmsSettings
+from volley.learner.cold_start_settings import ColdStartSettings
 from volley.learner.loss_settings import LossSettings
 from volley.learner.section import PositiveFloat, PositiveInt, Section
 from volley.telemetry.stops import ExitCode, Stop
@@ -243,6 +244,7 @@ class Settings(Section):
 
     model: ModelSettings
     data: DataSettings
+    cold_start: ColdStartSettings | None = None
     run: RunSettings = RunSettings()
     sampling: SamplingSettings = SamplingSettings()
     environment: EnvironmentSettings = EnvironmentSettings()
@@ -327,9 +329,9 @@ def _overlay(tree: Tree, origin: str, path: list[str], text: str) -> None:
 
 def _keys_of(section_name: str) -> list[str]:
     field = Settings.model_fields.get(section_name)
-    section = field.annotation if field else None
-    if isinstance(section, type) and issubclass(section, Section):
-        return list(section.model_fields)
+    for kind in (field.annotation, *get_args(field.annotation)) if field else ():
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return list(kind.model_fields)
     return []
 
 
@@ -362,7 +364,10 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
         update={"path": str(model_path.expanduser())} if is_folder else {}
     )
     data = settings.data.model_copy(update={"train": folder / settings.data.train})
-    return settings.model_copy(update={"model": model, "data": data})
+    cold_start = settings.cold_start and settings.cold_start.model_copy(
+        update={"data": folder / settings.cold_start.data}
+    )
+    return settings.model_copy(update={"model": model, "data": data, "cold_start": cold_start})
 
 
 def _read_own_loss(settings: Settings, folder: Path) -> Settings:
