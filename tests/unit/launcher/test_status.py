@@ -57,6 +57,16 @@ def test_what_is_not_a_url_is_said_to_be_none(runs):
         find_learner("localhost:8000", runs)
 
 
+def test_of_a_run_in_its_cold_start_only_that_is_shown():
+    cold = msgspec.structs.replace(REPORT, cold_start="step 3 of 64, loss 1.234", queue=None)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(render(cold))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "step 3 of 64, loss 1.234" in text
+    assert "Redis is away" not in text
+
+
 def test_a_learner_that_is_gone_is_an_error_of_the_environment(runs):
     with pytest.raises(Stop, match="the run is over") as caught:
         show_status(find_learner(None, runs), watch=False, as_json=False)

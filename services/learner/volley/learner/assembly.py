@@ -26,7 +26,7 @@ from volley.learner.identity import identify, keep_config
 from volley.learner.ledger import Ledger
 from volley.learner.loop import Loop, LoopRules, stop_on_signals
 from volley.learner.policy import Policy
-from volley.learner.prompts import read_rows, tokenise_rows
+from volley.learner.prompts import Row, read_rows, tokenise_rows
 from volley.learner.record import Record
 from volley.learner.recovery import Recovery
 from volley.learner.replay import Replay, recorded_settings
@@ -40,6 +40,7 @@ from volley.learner.update import Update
 from volley.learner.warm_up import warm_up
 from volley.learner.weight_store import WeightStore, root_of_tensors
 from volley.schemas.groups import Version
+from volley.schemas.run_spec import EnvironmentSpec, RewardSpec
 from volley.schemas.status import LearnerState, StatusReport
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.redis_stream import LearnerQueue, QueueError, QueueUnavailable
@@ -64,35 +65,55 @@ class Start:
     """Logged steps that cannot be read are given up, and all after them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a person has written for the run, read before anything that takes long."""
+
+    rewards: tuple[RewardSpec, ...]
+    environment: EnvironmentSpec | None
+    rows: list[Row]
+
+    @classmethod
+    def read(cls, start: Start) -> "Inputs":
+        """All of it; raises Stop naming what is wrong."""
+        settings = start.settings
+        return cls(
+            read_reward_specs(settings.reward, start.code_folder),
+            read_environment_spec(settings.environment, start.code_folder),
+            read_rows(settings.data.train),
+        )
+
+
 def run_learner(start: Start) -> None:
     """Train as the settings say; the folder holds the model and a summary afterwards.
 
     One line of JSON on standard output says where the learner listens, as soon as it does.
     """
     settings, folder, token = start.settings, start.folder, start.token
+    inputs = Inputs.read(start)
     stopping = stop_on_signals()
     with closing(Front(settings.server, folder, token)) as front:
         if warm_up(settings, folder, token, front, stopping):
-            Learner(start, front, stopping).run()
+            Learner(start, inputs, front, stopping).run()
 
 
 class Learner:
     """The parts of a learner; what there is to be resumed is resumed when it runs."""
 
-    def __init__(self, start: Start, front: Front, stopping: threading.Event) -> None:
+    def __init__(
+        self, start: Start, inputs: Inputs, front: Front, stopping: threading.Event
+    ) -> None:
         folder = start.folder
         self._settings = settings = after_cold_start(start.settings, folder.path)
         self._start = start
         self._front = front
         self._stopping = stopping
-        rewards = read_reward_specs(settings.reward, start.code_folder)
-        environment = read_environment_spec(settings.environment, start.code_folder)
-        rows = read_rows(settings.data.train)
+        rewards, environment = inputs.rewards, inputs.environment
         torch.set_num_threads(settings.devices.threads)
         torch.manual_seed(settings.run.seed)
         self._policy = policy = Policy.load(settings.model, settings.devices.learner)
         room = policy.context_length - settings.sampling.max_completion_length
-        prompts = tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
+        prompts = tokenise_rows(inputs.rows, policy.tokenise, room, settings.run.seed)
         self._start_root = root_of_tensors(policy.published_tensors())
         identity = identify(settings, folder, self._start_root, rewards, environment)
         fingerprints = keep_config(start.settings, folder, identity)
