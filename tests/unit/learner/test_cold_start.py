@@ -1,5 +1,6 @@
 """A cold start in its folder: begun, stopped, gone on with, finished, and refused."""
 
+import gc
 import json
 import threading
 from contextlib import closing
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from volley.learner.cold_start import start_cold
 from volley.learner.cold_start_folder import ColdStartFolder, ColdStartLine
+from volley.learner.masters import Masters
 from volley.learner.settings import Settings, load_settings
 from volley.telemetry.stops import ExitCode, Stop
 
@@ -116,6 +118,19 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(config: Path,
     with (newest / "state.safetensors").open("r+b") as file:
         file.write(b"damaged!")
     assert told(settings_of(config), out) == [4, 5, 6, 7, 8, 9]
+
+
+def test_the_memory_is_free_for_what_comes_next(config: Path, tmp_path: Path):
+    def num_masters() -> int:
+        return sum(isinstance(one, Masters) for one in gc.get_objects())
+
+    before = num_masters()
+    gc.disable()
+    try:
+        go(settings_of(config), tmp_path / "out")
+        assert num_masters() <= before
+    finally:
+        gc.enable()
 
 
 def test_what_is_done_is_not_done_again(config: Path, tmp_path: Path):

@@ -91,6 +91,15 @@ def test_of_a_chat_only_what_the_assistant_says_is_trained_up_to_its_end(
     assert marked(demonstration) == "bc<eos>[=user>d<eos>=assistant>]e<eos>"
 
 
+def test_what_a_tool_answers_in_a_chat_is_not_trained(qwen3_folder: Path, tmp_path: Path):
+    policy = load_with_template(qwen3_folder, tmp_path / "chat", TEMPLATE)
+    roles = ("system", "user", "assistant", "tool", "assistant")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, "vwxyz", strict=True)]
+    demonstration = read_one(tmp_path, policy, {"messages": messages})
+    assert text_of(demonstration.prompt_ids) == "system>v<eos>=user>w<eos>=assistant>"
+    assert marked(demonstration) == "x<eos>[=tool>y<eos>=assistant>]z<eos>"
+
+
 def test_a_prompt_of_messages_has_the_tokens_that_grpo_gives_it(qwen3_folder: Path, tmp_path: Path):
     policy = load_with_template(qwen3_folder, tmp_path / "chat", TEMPLATE)
     prompt = [{"role": "system", "content": "x"}, {"role": "user", "content": "a"}]

@@ -5,6 +5,7 @@ successes first. Killed at any point it goes on from its last checkpoint, and en
 weights as if nothing had happened.
 """
 
+import gc
 import logging
 import math
 import threading
@@ -48,6 +49,8 @@ def start_cold(settings: Settings, path: Path, stopping: threading.Event, tell: 
         if not folder.is_done and not _train(settings, folder, stopping, tell):
             return False
         folder.forget_checkpoints()
+    # Model and optimiser hang in reference cycles, and what comes next needs their memory.
+    gc.collect()
     return True
 
 
