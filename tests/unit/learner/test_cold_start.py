@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(config: Path,
 
 def test_the_memory_is_free_for_what_comes_next(config: Path, tmp_path: Path):
     def num_masters() -> int:
-        return sum(isinstance(one, Masters) for one in gc.get_objects())
+        return sum(type(one) is Masters for one in gc.get_objects())
 
     before = num_masters()
     gc.disable()
