@@ -62,7 +62,7 @@ def num_rewarded(run: Path, launcher: Running) -> int:
 
 
 @pytest.fixture
-def example(tmp_path):
+def example(tmp_path: Path):
     """A copy of an example's folder."""
 
     def copy(name: str) -> Path:
