@@ -32,16 +32,16 @@ UNLIMITED_CONTEXT_LENGTH = 2**31 - 1
 class Policy:
     """A causal language model on its device, with its tokenizer."""
 
-    def __init__(self, pretrained: Pretrained) -> None:
+    def __init__(self, pretrained: Pretrained, *, torch_compile: bool = False) -> None:
         self._model = pretrained.model
         self._tokenizer = pretrained.tokenizer
         self._dropouts = pretrained.dropouts
-        self._forward = Forward(self._model)
+        self._forward = Forward(self._model, compiles=torch_compile)
 
     @classmethod
     def load(cls, settings: ModelSettings, device: str) -> "Policy":
         """The model at `settings.path`, on `device` or, if that is `auto`, an accelerator."""
-        return cls(load_pretrained(settings, device))
+        return cls(load_pretrained(settings, device), torch_compile=settings.torch_compile)
 
     @property
     def device(self) -> torch.device:
