@@ -67,7 +67,7 @@ class ModelSettings(Section):
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward; left out: for models above 1e9 parameters."""
     torch_compile: bool = False
-    """Compile the layers: faster steps after a slow first one; a resume may differ in a last bit."""
+    """Compile the layers: faster after a slow first step; a resume may differ in the last bits."""
     attn_implementation: str = "sdpa"
     """As transformers names it: sdpa, eager, flash_attention_2."""
 
