@@ -11,6 +11,7 @@ from volley.launcher.doctor_devices import CPU, resolve_device
 from volley.launcher.doctor_probe import Device
 from volley.launcher.findings import Finding, bad, gib, ok, warn
 from volley.launcher.sizing import (
+    LOGITS_BYTES,
     ModelShape,
     activation_bytes_per_token,
     kv_bytes_per_token,
@@ -105,7 +106,7 @@ def judge_device(need: Need, device: str, num_free_bytes: int) -> Finding:
 
 def _learner_shares(settings: Settings, model: ModelShape, device: str) -> Iterator[Share]:
     weights = weight_bytes(model, settings.model.dtype)
-    yield Share(device, "learner", learner_bytes(model, settings.model.dtype))
+    yield Share(device, "learner", learner_bytes(model, settings.model.dtype) + LOGITS_BYTES)
     if settings.loss.beta > 0 and settings.loss.kl_target == "reference":
         yield Share(device, "reference", weights)
     # The weights pass through main memory when they are published.

@@ -113,7 +113,6 @@ def _look_at_model(path: str, revision: str | None = None) -> ModelShape:
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
-        vocab_size=text.vocab_size,
         num_kv_heads=getattr(text, "num_key_value_heads", None) or num_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // num_heads,
     )

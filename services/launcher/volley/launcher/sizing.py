@@ -21,6 +21,10 @@ LEARNER_BYTES_PER_PARAMETER: dict[Dtype, int] = {
 # What autograd keeps per token, layer and hidden unit: counted on layers of Qwen2.5's shapes.
 ACTIVATION_BYTES_PER_UNIT: dict[Dtype, int] = {"float32": 122, "bfloat16": 65}
 
+LOGITS_BYTES = 3 * 2**26
+"""Of the logits that the learner has at once, their probabilities and gradients: a few, whatever
+the vocabulary, unless the model scales its logits (volley.learner.forward)."""
+
 CHECKPOINTING_FROM_NUM_PARAMETERS = 1_000_000_000
 """As volley.learner.pretrained has it."""
 
@@ -32,7 +36,6 @@ class ModelShape(msgspec.Struct, frozen=True, tag="model"):
     """Tied ones once."""
     num_layers: int
     hidden_size: int
-    vocab_size: int
     num_kv_heads: int
     head_dim: int
 
@@ -48,14 +51,12 @@ def learner_bytes(model: ModelShape, dtype: Dtype) -> int:
 
 
 def activation_bytes_per_token(model: ModelShape, dtype: Dtype, *, checkpointing: bool) -> int:
-    """Of the forward's, and of the logits and their gradient."""
+    """Of the forward's; logits are not kept."""
     of_layer = ACTIVATION_BYTES_PER_UNIT[dtype] * model.hidden_size
     if checkpointing:
         # Each layer's input, and one layer in full while its backward runs.
-        of_layers = model.num_layers * model.hidden_size * BYTES_PER_VALUE[dtype] + of_layer
-    else:
-        of_layers = model.num_layers * of_layer
-    return of_layers + 2 * model.vocab_size * BYTES_PER_VALUE[dtype]
+        return model.num_layers * model.hidden_size * BYTES_PER_VALUE[dtype] + of_layer
+    return model.num_layers * of_layer
 
 
 def kv_bytes_per_token(model: ModelShape, dtype: Dtype) -> int:

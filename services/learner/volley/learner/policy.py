@@ -20,9 +20,10 @@ from volley.telemetry.stops import ExitCode, Stop
 
 Message = dict[str, str]
 
-# Of one prompt. A stretch of its own costs each layer some twenty operations more: about as much as
-# this many tokens in the smallest of models (bench/learner.py).
-MIN_TOKENS_SAVED = 512
+# A stretch of its own costs each layer some twenty operations more. Measured on the smallest of
+# models, on a CPU: as much as 45 tokens. An accelerator starts operations slower than it does them,
+# so there it is taken for more; not measured.
+MIN_TOKENS_SAVED_ON_CPU, MIN_TOKENS_SAVED = 64, 512
 
 # Of models that name no limit.
 UNLIMITED_CONTEXT_LENGTH = 2**31 - 1
@@ -31,16 +32,16 @@ UNLIMITED_CONTEXT_LENGTH = 2**31 - 1
 class Policy:
     """A causal language model on its device, with its tokenizer."""
 
-    def __init__(self, pretrained: Pretrained) -> None:
+    def __init__(self, pretrained: Pretrained, *, torch_compile: bool = False) -> None:
         self._model = pretrained.model
         self._tokenizer = pretrained.tokenizer
         self._dropouts = pretrained.dropouts
-        self._forward = Forward(self._model)
+        self._forward = Forward(self._model, compiles=torch_compile)
 
     @classmethod
     def load(cls, settings: ModelSettings, device: str) -> "Policy":
         """The model at `settings.path`, on `device` or, if that is `auto`, an accelerator."""
-        return cls(load_pretrained(settings, device))
+        return cls(load_pretrained(settings, device), torch_compile=settings.torch_compile)
 
     @property
     def device(self) -> torch.device:
@@ -49,7 +50,9 @@ class Policy:
     @property
     def share_from(self) -> int | None:
         """How many tokens a prompt must save to be shared in a micro-batch; None: never share."""
-        return MIN_TOKENS_SAVED if self._forward.shares_prompts else None
+        if not self._forward.shares_prompts:
+            return None
+        return MIN_TOKENS_SAVED_ON_CPU if self.device.type == "cpu" else MIN_TOKENS_SAVED
 
     @property
     def vocab_size(self) -> int:

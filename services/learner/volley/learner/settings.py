@@ -62,6 +62,8 @@ class ModelSettings(Section):
     """Of the forward and of the published tensors; the masters are always float32."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward; left out: for models above 1e9 parameters."""
+    torch_compile: bool = False
+    """Compile the layers: faster after a slow first step; a resume may differ in the last bits."""
     attn_implementation: str = "sdpa"
     """As transformers names it: sdpa, eager, flash_attention_2."""
 
