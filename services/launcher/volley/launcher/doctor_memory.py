@@ -106,7 +106,8 @@ def judge_device(need: Need, device: str, num_free_bytes: int) -> Finding:
 
 def _learner_shares(settings: Settings, model: ModelShape, device: str) -> Iterator[Share]:
     weights = weight_bytes(model, settings.model.dtype)
-    yield Share(device, "learner", learner_bytes(model, settings.model.dtype) + LOGITS_BYTES)
+    trained = learner_bytes(model, settings.model.dtype, settings.model.lora_r)
+    yield Share(device, "learner", trained + LOGITS_BYTES)
     if settings.loss.beta > 0 and settings.loss.kl_target == "reference":
         yield Share(device, "reference", weights)
     # The weights pass through main memory when they are published.
