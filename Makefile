@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ENGINE ?= auto
 KILLS ?= 20
+SEED ?= 0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
@@ -33,8 +34,8 @@ test: setup vllm  ## Run all tests but those of docker compose
 test-compose: $(READY)  ## Build the images and try them with docker compose, on this machine's engine
 	$(BIN)/pytest tests/compose
 
-soak: setup  ## Kill learner, workers and Redis in one run, then audit it (KILLS=20)
-	$(BIN)/python -m tests.fault.soak --kills $(KILLS)
+soak: setup  ## Kill learner, workers and Redis in one run, then audit it (KILLS=20 SEED=0)
+	$(BIN)/python -m tests.fault.soak --kills $(KILLS) --seed $(SEED)
 
 check: $(READY)  ## Lint, types and import contracts
 	$(BIN)/ruff check

@@ -27,7 +27,11 @@ CONTEXT_LENGTH = 64
 
 
 def save_tiny_qwen3(
-    folder: Path, seed: int = 0, tied: bool = True, context_length: int = CONTEXT_LENGTH
+    folder: Path,
+    seed: int = 0,
+    tied: bool = True,
+    context_length: int = CONTEXT_LENGTH,
+    sliding_window: int | None = None,
 ) -> Path:
     """A folder as `save_pretrained` writes it: one token per character."""
     torch.manual_seed(seed)
@@ -41,6 +45,9 @@ def save_tiny_qwen3(
         head_dim=32,
         max_position_embeddings=context_length,
         tie_word_embeddings=tied,
+        use_sliding_window=sliding_window is not None,
+        sliding_window=sliding_window,
+        max_window_layers=1,
         # Ten times the default: logits that differ, so that wrong maths shows.
         initializer_range=0.2,
         pad_token_id=VOCAB["<pad>"],

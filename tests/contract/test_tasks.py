@@ -5,6 +5,7 @@ import pytest
 
 from volley.learner.dead import DeadLetters
 from volley.learner.ledger import Disposition, Ledger, closing
+from volley.learner.lengths import Completion, Fate
 from volley.learner.prompts import Prompt, Prompts
 from volley.learner.step_log import Outcome
 from volley.learner.tasks import TaskRules, Tasks, sampling_seed
@@ -147,6 +148,18 @@ def test_closing_a_number_frees_its_place(tasks, learner_queue, worker):
     assert tasks.ledger.open == {1, 2, 3, 4}
 
 
+def test_numbers_that_are_made_up_for_take_no_place(tasks, learner_queue, worker):
+    tasks.issue(HEAD)
+    first_success(tasks, learner_queue, worker)
+    tasks.issue(HEAD, num_refill=1)
+    assert tasks.ledger.open == {0, 1, 2, 3, 4}
+    tasks.issue(HEAD, num_refill=1)
+    assert learner_queue.depth().outstanding == 5
+    tasks.close(outcome({0: Disposition.FILTERED}))
+    tasks.issue(HEAD)
+    assert tasks.ledger.open == {1, 2, 3, 4}
+
+
 def test_what_was_given_up_is_kept_and_opened_again_when_asked_for(
     tasks, learner_queue, worker, tmp_path
 ):
@@ -245,6 +258,9 @@ def test_a_stale_group_is_tried_again_then_skipped(tasks, learner_queue, worker)
         assert judge_next(tasks, learner_queue) is None
     assert tasks.ledger.counts().skipped == 1
     assert tasks.ledger.deliveries(0).stale == 2
+    late = Completion(2, is_truncated=False, fate=Fate.STALE)
+    assert tasks.take_stale() == [late, late]
+    assert tasks.take_stale() == []
     assert learner_queue.depth().outstanding == 3
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -247,9 +247,12 @@ def _report(run: Soak, folder: Path, duration_s: float) -> bool:
     with open_run(run.run_folder) as past:
         findings = audit(past, past.oldest_kept(from_start=True))
         retaken = [one for one in Retake(past, 1, None, ()).steps() if one is not None]
+        retried = past.log.read(past.log.places()[-1]).ledger.retried
     replayed_root = retaken[-1].line.root
     is_same = replayed_root == summary["final_root"] and all(one.is_same for one in retaken)
     ledger = summary["ledger"]
+    # The audit knows the sums up to the last logged step, not those after it.
+    do_sums_meet = 2 * ledger["issued"] == sum(ledger.values())
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     for what, number in sorted(run.killed.items()):
         table.add_row(what, str(number))
@@ -258,7 +261,9 @@ def _report(run: Soak, folder: Path, duration_s: float) -> bool:
     table.add_row("starts of the learner", str(summary["final_epoch"]))
     table.add_row("steps applied", str(summary["steps"]))
     table.add_row("minutes", f"{duration_s / 60:.0f}")
-    table.add_row("prompt numbers", ", ".join(f"{key} {n}" for key, n in ledger.items()))
+    table.add_row("prompt numbers", _listed(ledger))
+    table.add_row("their sum", "the same" if do_sums_meet else "ANOTHER")
+    table.add_row("tried again", _listed(retried))
     for finding in findings:
         found = "; ".join(finding.faults[:5]) or "ok"
         table.add_row(f"audit: {finding.check}", f"{found} ({finding.looked_at})")
@@ -266,7 +271,7 @@ def _report(run: Soak, folder: Path, duration_s: float) -> bool:
     table.add_row("replayed", f"{replayed_root[:16]} ({'the same' if is_same else 'ANOTHER'})")
     table.add_row("held-out prompts sorted", _evaluate(folder))
     console.print(table)
-    return is_same and not any(finding.faults for finding in findings)
+    return is_same and do_sums_meet and not any(finding.faults for finding in findings)
 
 
 def _evaluate(folder: Path) -> str:
@@ -279,6 +284,10 @@ def _evaluate(folder: Path) -> str:
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         shares.append(json.loads(told.splitlines()[-1])["sampled"])
     return f"{shares[0]:.3f} before, {shares[1]:.3f} after"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counts.items()) or "none"
 
 
 def _newest_step(run_folder: Path) -> int:

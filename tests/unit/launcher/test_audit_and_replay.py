@@ -1,13 +1,18 @@
 """`volley audit` and `volley replay` as a person sees them."""
 
 import json
+from contextlib import closing
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from tests.solo_learner import SoloLearner, write_config
 from tests.tiny_models import save_tiny_qwen3
 from volley.launcher.__main__ import app
+from volley.learner.run_folder import RunFolder
+from volley.learner.sealed import write_sealed
+from volley.learner.step_log import Place, StepLog
 
 
 @pytest.fixture
@@ -74,6 +79,38 @@ def test_a_replay_under_other_settings_compares(folder):
     assert "gave the recorded weights" not in result.stdout
 
 
+def test_a_replay_that_gives_other_weights_has_an_exit_code_of_its_own(folder):
+    outcome = folder / "trajectories" / "step-00000002-0.outcome"
+    recorded = StepLog(folder / "trajectories").outcome(Place(2, 0))
+    assert recorded is not None
+    outcome.unlink()
+    write_sealed(outcome, msgspec.json.encode(msgspec.structs.replace(recorded, root="f" * 64)))
+    result = volley("replay", folder)
+    assert result.exit_code == 3
+    assert "1 of 3 steps gave other weights than recorded, the first one is step 2" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["audit", "replay"])
+def test_a_folder_that_a_learner_works_on_is_left_alone(folder, verb):
+    with closing(RunFolder(folder)):
+        result = volley(verb, folder)
+    assert result.exit_code == 5
+    assert "another learner" in result.output
+
+
+def test_a_whole_run_that_is_not_kept_cannot_be_audited(tmp_path):
+    config = write_config(tmp_path, save_tiny_qwen3(tmp_path / "model"))
+    learner = SoloLearner(config, "checkpoint.keep_all_steps=false")
+    for step in range(3):
+        learner.take(2 * step, 2 * step + 1)
+        learner.save()
+    learner.die()
+    result = volley("audit", learner.folder.path, "--from-start")
+    assert result.exit_code == 2
+    assert "up to 2 are gone" in result.output
+    assert volley("audit", learner.folder.path).exit_code == 0
+
+
 @pytest.mark.parametrize("verb", ["audit", "replay"])
 def test_a_folder_that_is_no_run_is_named(tmp_path, verb):
     result = volley(verb, tmp_path)
@@ -81,7 +118,27 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, verb):
     assert "holds no run" in result.output
 
 
-def test_a_range_that_is_none_is_said(folder):
-    result = volley("replay", folder, "--from", 7)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--from", 7), "--from 7: the log has steps 1 to 3"),
+        (("--from", 3, "--to", 2), "--from 3 --to 2: the log has steps 1 to 3"),
+        (("--set", "sampling.temperature=0.5"), "--set sampling.temperature: the groups were"),
+        (("--set", "optim.learning_rat=1"), "did you mean optim.learning_rate?"),
+        (("--set", "optim.learning_rate"), "write it as section.key=value"),
+        (("--set", "optim.learning_rate=-1"), "optim.learning_rate: "),
+    ],
+)
+def test_options_that_make_no_sense_are_said(folder, options, message):
+    result = volley("replay", folder, *options)
     assert result.exit_code == 2
-    assert "the log has steps 1 to 3" in result.output
+    assert "volley: error: " in result.output
+    assert message in result.output
+    assert not list(folder.glob("replay-*.jsonl"))
+
+
+@pytest.mark.parametrize("option", ["--from", "--to"])
+def test_no_step_is_taken_to_the_weights_that_a_run_begins_with(folder, option):
+    result = volley("replay", folder, option, 0)
+    assert result.exit_code == 2
+    assert option in result.output

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from volley.learner.alarm_settings import AlarmsSettings
 from volley.learner.alarms import REWARD_STEPS, Alarms
-from volley.learner.settings import AlarmsSettings
 
 DEMO = Path(__file__).parents[2] / "golden" / "sort-metrics.csv"
 """The five metrics of a finished sort demo, a line a step."""
@@ -29,6 +29,9 @@ def test_the_demo_raises_no_alarm_even_without_patience():
     ("metric", "good", "bad"),
     [
         ("kl", 0.2, 0.21),
+        ("mismatch_kl", 0.05, 0.06),
+        ("effective_sample_share", 0.1, 0.09),
+        ("corrected_share", 0.5, 0.51),
         ("entropy", 1.0, 0.019),
         ("ratio_max", 100.0, 101.0),
         ("no_signal_share", 0.97, 1.0),
@@ -77,6 +80,9 @@ def test_a_negative_reward_that_becomes_worse_by_more_than_its_share_raises_an_a
 OFF = AlarmsSettings(
     patience=1,
     max_kl=0,
+    max_mismatch_kl=0,
+    min_effective_sample_share=0,
+    max_corrected_share=0,
     min_entropy_share=0,
     max_ratio=0,
     max_no_signal_share=0,
@@ -84,12 +90,14 @@ OFF = AlarmsSettings(
 )
 
 
-@pytest.mark.parametrize("metric", ["kl", "ratio_max", "no_signal_share"])
+@pytest.mark.parametrize(
+    "metric", ["kl", "mismatch_kl", "corrected_share", "ratio_max", "no_signal_share"]
+)
 def test_a_limit_of_zero_turns_its_alarm_off(metric):
     assert raised(OFF, metric, [1e9] * 5) == []
 
 
-@pytest.mark.parametrize("metric", ["entropy", "reward_mean"])
+@pytest.mark.parametrize("metric", ["entropy", "reward_mean", "effective_sample_share"])
 def test_a_share_of_zero_turns_its_alarm_off(metric):
     assert raised(OFF, metric, [1.0] * 20 + [0.0] * 20) == []
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.solo_learner import SoloLearner, group_of, write_config
 from volley.learner.audit import audit
-from volley.learner.ledger import Disposition, LedgerState
+from volley.learner.ledger import Attempts, Disposition, LedgerState
 from volley.learner.past_run import open_run
 from volley.learner.sealed import write_sealed
 from volley.learner.step_log import Outcome, Place, StepLog, StepRecord
@@ -107,19 +107,36 @@ def test_a_number_that_changed_its_state_in_silence_is_seen_by_the_sums(folder):
     assert "do not follow from those before" in faults["sums"][0]
 
 
+def test_a_number_that_is_trained_without_being_open_is_seen_by_the_sums(folder):
+    ledger = ledger_of(folder, Place(3, 0))
+    still_open = {number: tries for number, tries in ledger.open.items() if number != 5}
+    lost = msgspec.structs.replace(ledger, next_number=ledger.next_number - 1, open=still_open)
+    forge_record(folder, Place(3, 0), ledger=lost)
+    assert faults_of(folder) == {"sums": ["step 3-0: it trains a number that is not open"]}
+
+
 def test_a_group_in_two_applied_steps_is_seen(folder):
     record = StepLog(folder / "trajectories").read(Place(3, 0))
-    again = encode(group_of(0, "run"))
-    forge_record(folder, Place(3, 0), groups=(*record.groups, again))
-    faults = faults_of(folder)
-    assert "number 0 was trained in steps 1-0, 3-0" in faults["once"]
-    assert "trains a number that is not open" in faults["sums"][0]
+    # Issued twice, so that the sums meet; without a signal, so that the weights are the same.
+    ledger = msgspec.structs.replace(
+        record.ledger,
+        next_number=record.ledger.next_number + 1,
+        open=record.ledger.open | {0: Attempts()},
+    )
+    again = encode(group_of(0, "run", rewards=(1.0, 1.0)))
+    forge_record(folder, Place(3, 0), ledger=ledger, groups=(*record.groups, again))
+    assert faults_of(folder) == {"once": ["number 0 was trained in steps 1-0, 3-0"]}
 
 
 def test_a_number_that_gets_two_states_is_seen(folder):
-    forge_record(folder, Place(3, 0), closed={1: Disposition.SKIPPED})
-    faults = faults_of(folder)
-    assert faults["once"] == ["number 1 was closed in steps 1-0, 3-0"]
+    ledger = ledger_of(folder, Place(3, 0))
+    ledger = msgspec.structs.replace(
+        ledger,
+        next_number=ledger.next_number + 1,
+        closed=ledger.closed | {Disposition.SKIPPED: 1},
+    )
+    forge_record(folder, Place(3, 0), ledger=ledger, closed={1: Disposition.SKIPPED})
+    assert faults_of(folder) == {"once": ["number 1 was closed in steps 1-0, 3-0"]}
 
 
 def test_other_groups_than_those_that_were_trained_are_seen_by_the_roots(folder):
@@ -141,15 +158,24 @@ def test_a_version_with_two_contents_is_seen(folder):
 
 
 def test_a_temporary_file_is_seen(folder):
-    (folder / "checkpoints" / ".step-00000009-0001").write_text("half")
-    assert faults_of(folder) == {"leftovers": ["checkpoints/.step-00000009-0001: a temporary file"]}
+    (folder / "trajectories" / ".step-00000009-0.vly.8vk2x1").write_text("half")
+    name = "trajectories/.step-00000009-0.vly.8vk2x1"
+    assert faults_of(folder) == {"leftovers": [f"{name}: temporary"]}
+
+
+def test_half_a_checkpoint_is_seen(folder):
+    half = folder / "checkpoints" / ".step-00000009-0003"
+    half.mkdir()
+    (half / "state.safetensors").write_text("half")
+    assert faults_of(folder) == {"leftovers": ["checkpoints/.step-00000009-0003: temporary"]}
 
 
 def test_a_step_that_is_missing_is_seen(folder):
     for suffix in (".vly", ".outcome"):
         (folder / "trajectories" / f"step-00000002-0{suffix}").unlink()
-    faults = faults_of(folder)
-    assert faults["leftovers"] == ["step 2-1 follows where 2-0 should be"]
+    # The state that it gave is said to have come without it, so that the sums meet.
+    forge_record(folder, Place(2, 1), closed={2: Disposition.REFUSED})
+    assert faults_of(folder) == {"leftovers": ["step 2-1 follows where 2-0 should be"]}
 
 
 def test_a_step_that_cannot_be_read_ends_the_audit(folder):

@@ -13,9 +13,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.losses import make_loss_rules
 from tests.tiny_models import CONTEXT_LENGTH, VOCAB
 from volley.learner.batching import TrainSequence, micro_batches
-from volley.learner.loss import LossRules, Normaliser, TokenLogProbs, compute_loss
+from volley.learner.corrections import uncorrected
+from volley.learner.loss import Normaliser, TokenLogProbs, compute_loss
 from volley.learner.policy import Policy
 from volley.learner.settings import ModelSettings
 from volley.telemetry.stops import Stop
@@ -79,15 +81,7 @@ def test_recomputed_log_probs_are_those_of_a_plain_unpadded_forward(
 
 def gradients(policy: Policy, token_budget: int, loss_type: str) -> tuple[int, Tensor]:
     """How many micro-batches there were, and the gradient of all parameters as one vector."""
-    rules = LossRules(
-        loss_type=loss_type,  # type: ignore[arg-type]  # a parameter of the test
-        epsilon=0.2,
-        epsilon_high=0.28,
-        importance_cap=2.0,
-        beta=0.1,
-        kl_estimator="k3",
-        use_bias_correction_kl=True,
-    )
+    rules = make_loss_rules(loss_type, beta=0.1)
     normaliser = Normaliser(len(UNEVEN), sum(one.num_trained_tokens for one in UNEVEN), 16)
     batches = micro_batches(UNEVEN, token_budget)
     for batch in batches:
@@ -95,7 +89,12 @@ def gradients(policy: Policy, token_budget: int, loss_type: str) -> tuple[int, T
         # Half a nat off the policy, so that ratio, clip and KL all take part.
         sampler_BT = now.detach() + 0.5 * batch.sampler_logprobs_BT.sin()
         compute_loss(
-            TokenLogProbs(now, sampler_BT), batch.advantages_B, batch.mask_BT, rules, normaliser
+            TokenLogProbs(now, sampler_BT),
+            uncorrected(batch.mask_BT),
+            batch.advantages_B,
+            batch.mask_BT,
+            rules,
+            normaliser,
         ).loss.backward()
     grads = [one.grad.flatten() for one in policy.parameters().values() if one.grad is not None]
     for parameter in policy.parameters().values():

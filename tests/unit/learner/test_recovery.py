@@ -201,6 +201,8 @@ def test_a_damaged_step_stops_the_start_until_a_person_gives_it_up(config, name)
     assert second.reached.version.step == 1
     assert second.root == first.outcomes[0].root
     assert second.history.log.places() == [Place(1, 0)]
+    aside = second.folder.trajectories / f"given-up-in-epoch-{second.epoch}"
+    assert len(list(aside.iterdir())) == 6, "records and outcomes of steps 2, 3 and 4"
     second.take(2, 3)
     assert second.outcomes[-1].version == Version(second.epoch, 2)
     second.die()
@@ -229,6 +231,32 @@ def test_told_to_stop_it_leaves_everything_for_the_next_start(config):
     third = SoloLearner(config)
     assert_same(third, first)
     assert third.told[0] == "0 of 4 logged steps taken again"
+    third.die()
+
+
+class StopsAfter(threading.Event):
+    """Told to stop while the process is looking for the n-th time."""
+
+    def __init__(self, num_looks: int) -> None:
+        super().__init__()
+        self._looks_left = num_looks
+
+    def is_set(self) -> bool:
+        self._looks_left -= 1
+        return self._looks_left < 0
+
+
+def test_stopped_on_the_way_it_begins_again_from_the_start(config):
+    first = SoloLearner(config)
+    for numbers in STEPS:
+        first.take(*numbers)
+    first.die()
+    second = SoloLearner(config, stopping=StopsAfter(2))
+    assert [one.version.step for one in second.recovery.taken] == [1, 2]
+    assert second.root == first.outcomes[1].root
+    second.die()
+    third = SoloLearner(config)
+    assert_same(third, first)
     third.die()
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 
-from tests.solo_learner import SoloLearner, write_config
+from tests.solo_learner import SoloLearner, group_of, write_config
+from volley.learner.ledger import Disposition
 from volley.learner.past_run import open_run
 from volley.learner.retake import Retake
+from volley.learner.update import StepResult
 from volley.telemetry.stops import ExitCode, Stop
 
 
@@ -56,6 +58,32 @@ def test_another_loss_on_the_same_groups_is_another_loss(folder):
     assert taken[0].line.metrics["loss"] != taken[0].recorded.metrics["loss"]
 
 
+def test_a_step_that_was_refused_is_taken_under_other_settings_alone(tmp_path, qwen3_folder):
+    learner = SoloLearner(write_config(tmp_path, qwen3_folder))
+    learner.log(group_of(0, "run"))
+    metrics = learner.train().metrics
+    learner.conclude(StepResult(False, {0: Disposition.REFUSED}, (), metrics))
+    learner.die()
+    assert retake(learner.folder.path) == []
+    (taken,) = retake(learner.folder.path, None, None, "optim.learning_rate=1e-3")
+    assert not taken.recorded.applied
+    assert taken.line.root != taken.recorded.root
+
+
+def test_steps_that_are_not_kept_are_said_with_those_that_are(tmp_path, qwen3_folder):
+    learner = SoloLearner(write_config(tmp_path, qwen3_folder), "checkpoint.keep_all_steps=false")
+    for step in range(4):
+        learner.take(2 * step, 2 * step + 1)
+        learner.save()
+    learner.die()
+    with pytest.raises(Stop, match="up to 3 are gone: begin at step 4") as caught:
+        retake(learner.folder.path, 3)
+    assert caught.value.code is ExitCode.CONFIG
+    for first in (None, 4):
+        (taken,) = retake(learner.folder.path, first)
+        assert (taken.line.version.step, taken.is_same) == (4, True)
+
+
 def test_nothing_in_the_folder_changes(folder):
     def content():
         return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -63,7 +91,7 @@ def test_nothing_in_the_folder_changes(folder):
     before = content()
     retake(folder, None, None, "optim.learning_rate=1e-3")
     after = content()
-    after.pop(folder / "lock"), before.pop(folder / "lock")
+    del before[folder / "lock"], after[folder / "lock"]
     assert after == before
 
 

@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,17 @@ from volley.learner.run_folder import RunFolder
 folder = RunFolder(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
+"""
+
+DIE_WRITING = """
+import os
+import signal
+import sys
+from pathlib import Path
+from volley.learner.run_folder import RunFolder
+folder = RunFolder(Path(sys.argv[1]))
+os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+folder.enter_epoch(3)
 """
 
 
@@ -95,3 +107,24 @@ def test_epochs_are_remembered(tmp_path):
     again = RunFolder(tmp_path / "run")
     assert again.epoch() == 3
     again.close()
+
+
+def test_the_next_process_leaves_nothing_of_what_one_that_died_was_writing(tmp_path):
+    path = tmp_path / "run"
+    died = subprocess.run([sys.executable, "-c", DIE_WRITING, str(path)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert len(list(path.glob(".*"))) == 1
+    folder = RunFolder(path)
+    assert folder.epoch() == 0
+    folder.enter_epoch(4)
+    assert folder.epoch() == 4
+    assert list(path.glob(".*")) == []
+    folder.close()
+
+
+def test_only_the_owner_reads_the_token(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.write_server("http://127.0.0.1:1", "secret")
+    assert (folder.path / "token").stat().st_mode & 0o777 == 0o600
+    assert (folder.path / "server.json").stat().st_mode & 0o777 == 0o644
+    folder.close()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.builders import make_group, make_trajectory
+from volley.learner import mismatch
 from volley.learner.batching import TrainSequence, micro_batches
 from volley.learner.ledger import Disposition
 from volley.learner.policy import Policy
@@ -40,7 +41,10 @@ METRICS = {
     "staleness_max",
     "num_sequences",
     "num_tokens",
+    "kl_penalty_mean",
+    *mismatch.NAMES,
 }
+BY_LAG = {"lag_share/5", "lag_kl/5"}
 
 
 def settings_of(folder: Path, **sections: Mapping[str, object]) -> Settings:
@@ -106,7 +110,7 @@ def test_a_step_makes_the_rewarded_completion_more_probable(qwen3_folder: Path):
 def test_metrics_of_a_step_on_policy_are_those_worked_by_hand(qwen3_folder: Path):
     policy, update = make_update(qwen3_folder)
     metrics = update.step([group_of(policy), group_of(policy, (1, 1), number=1)], HEAD).metrics
-    assert set(metrics) == METRICS
+    assert set(metrics) == METRICS | BY_LAG
     advantage = 0.5 / (math.sqrt(0.5) + 1e-4)
     expected = {
         # Seven tokens: four with the advantage, three with its opposite, at a ratio of 1.
@@ -267,6 +271,91 @@ def test_the_reference_stays_the_model_that_the_run_began_with(qwen3_folder: Pat
     second = update.step(groups, HEAD).metrics["kl_reference"]
     assert second is not None
     assert second > 1e-6
+
+
+def test_a_kl_in_the_reward_is_taken_off_what_is_compared(qwen3_folder: Path):
+    loss = {"beta": 0.5, "kl_in": "reward", "kl_target": "reference", "kl_estimator": "k1"}
+    policy, update = make_update(qwen3_folder, loss=loss)
+    # The reference is the policy at the start, so it is the sampler that is away from it.
+    trajectories = [
+        make_trajectory(
+            [1.0],
+            token_ids=ids,
+            sampler_logprobs=[one + away for one in logprobs_of(policy, ids)],
+        )
+        for ids, away in ((GOOD, 0.25), (BAD, 0.125))
+    ]
+    group = make_group(trajectories=trajectories, prompt_ids=PROMPT_IDS)
+    result = update.step([group], HEAD)
+    # Four tokens of 0.25 nats and three of 0.125, times beta.
+    penalties = [0.5, 0.1875]
+    assert result.metrics["kl_penalty_mean"] == pytest.approx(sum(penalties) / 2, rel=1e-4)
+    assert result.metrics["kl_reference"] is None
+    assert result.metrics["reward_mean"] == 1.0
+    # Equal rewards have a signal now: the nearer to the reference the better.
+    assert result.dispositions == {0: Disposition.TRAINED}
+    assert result.metrics["no_signal_share"] == 0.0
+
+
+def test_an_entropy_bonus_moves_the_policy_where_no_reward_does(qwen3_folder: Path):
+    policy, update = make_update(qwen3_folder, loss={"entropy_coef": 0.1})
+    before = copy_of(policy)
+    result = update.step([group_of(policy, (1, 1))], HEAD)
+    assert result.dispositions == {0: Disposition.TRAINED}
+    assert not is_unchanged(policy, before)
+    later = update.step([group_of(policy, (1, 1))], HEAD)
+    assert later.metrics["entropy"] is not None
+    assert result.metrics["entropy"] is not None
+    assert later.metrics["entropy"] > result.metrics["entropy"]
+
+
+def test_a_group_teaches_what_would_be_trained(qwen3_folder: Path):
+    policy, update = make_update(qwen3_folder)
+    assert update.teaches(group_of(policy, (1, 0)), HEAD)
+    assert not update.teaches(group_of(policy, (1, 1)), HEAD)
+
+
+def test_tokens_outside_of_the_band_have_no_gradient(qwen3_folder: Path):
+    # The sampler found every token ten times as probable as the learner does.
+    gone, masked = make_update(qwen3_folder, loss={"off_policy_mask": "token"})
+    before = copy_of(gone)
+    far = group_of(gone)
+    trajectories = [
+        make_trajectory(
+            one.rewards,
+            token_ids=one.token_ids,
+            sampler_logprobs=[logprob + math.log(10) for logprob in one.sampler_logprobs],
+        )
+        for one in far.trajectories
+    ]
+    result = masked.step([make_group(trajectories=trajectories, prompt_ids=PROMPT_IDS)], HEAD)
+    assert result.metrics["masked_token_share"] == 1.0
+    assert result.metrics["sampler_ratio_max"] == pytest.approx(0.1, rel=1e-4)
+    assert result.metrics["grad_norm"] == 0.0
+    assert is_unchanged(gone, before)
+
+
+def test_the_weight_of_the_proximal_anchor_scales_the_step_and_is_capped(qwen3_folder: Path):
+    norms = []
+    # The sampler found every token half, and a hundredth, as probable as the learner does.
+    for away in (1.0, 2.0, 100.0):
+        policy, update = make_update(
+            qwen3_folder,
+            loss={"ratio_anchor": "proximal", "importance_sampling_clip_max": 4.0},
+        )
+        trajectories = [
+            make_trajectory(
+                one.rewards,
+                token_ids=one.token_ids,
+                sampler_logprobs=[logprob - math.log(away) for logprob in one.sampler_logprobs],
+            )
+            for one in group_of(policy).trajectories
+        ]
+        group = make_group(trajectories=trajectories, prompt_ids=PROMPT_IDS)
+        norms.append(update.step([group], HEAD).metrics["grad_norm"])
+    first, *others = norms
+    assert first is not None
+    assert others == [pytest.approx(2 * first, rel=1e-4), pytest.approx(4 * first, rel=1e-4)]
 
 
 def test_a_strong_kl_to_the_sampler_holds_the_policy_back(qwen3_folder: Path):

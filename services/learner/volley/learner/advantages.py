@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 ScaleRewards = Literal["group", "batch", "none"]
+AdvantageEstimator = Literal["grpo", "rloo", "reinforce_plus_plus_baseline"]
 
 # Keeps the quotient finite where all rewards are nearly equal; the value is TRL's.
 STD_FLOOR = 1e-4
@@ -39,8 +40,10 @@ def combine_rewards(rewards: Sequence[float | None], weights: Sequence[float]) -
     return sum(given) if given else None
 
 
-def compute_advantages(rewards_PG: Tensor, scale_rewards: ScaleRewards) -> Advantages:
-    """Rewards less their group's mean, over a standard deviation (ddof 1) plus STD_FLOOR."""
+def compute_advantages(
+    rewards_PG: Tensor, scale_rewards: ScaleRewards, estimator: AdvantageEstimator = "grpo"
+) -> Advantages:
+    """Rewards less what they are compared with, over what the comparison is scaled by."""
     given_PG = ~rewards_PG.isnan()
     valid_PG = given_PG & (given_PG.sum(-1, keepdim=True) >= 2)
     deviations_PG = _select(rewards_PG - _means_P1(rewards_PG, valid_PG), valid_PG)
@@ -49,15 +52,22 @@ def compute_advantages(rewards_PG: Tensor, scale_rewards: ScaleRewards) -> Advan
         case "none":
             advantages_PG = deviations_PG
         case "group":
-            variances_P1 = deviations_PG.square().sum(-1, keepdim=True) / _ddof_1(
-                valid_PG.sum(-1, keepdim=True)
-            )
-            advantages_PG = deviations_PG / (variances_P1.sqrt() + STD_FLOOR)
+            advantages_PG = deviations_PG / (_group_stds_P1(deviations_PG, valid_PG) + STD_FLOOR)
         case "batch":
-            advantages_PG = deviations_PG / (_batch_std(rewards_PG, valid_PG) + STD_FLOOR)
+            # REINFORCE++ takes the spread of what is left when the groups' means are gone.
+            spread_PG = rewards_PG if estimator == "grpo" else deviations_PG
+            advantages_PG = deviations_PG / (_batch_std(spread_PG, valid_PG) + STD_FLOOR)
+    if estimator == "rloo":
+        advantages_PG = leave_one_out(advantages_PG, valid_PG)
     # Equal rewards can leave a rounding error of their mean behind, which is no signal.
     advantages_PG = _select(advantages_PG, valid_PG & has_signal_P[:, None])
     return Advantages(advantages_PG, valid_PG, has_signal_P)
+
+
+def leave_one_out(deviations_PG: Tensor, valid_PG: Tensor) -> Tensor:
+    """Deviations from the mean of the siblings alone: those from the group's, times n / (n - 1)."""
+    num_valid_P1 = valid_PG.sum(-1, keepdim=True)
+    return deviations_PG * num_valid_P1 / _ddof_1(num_valid_P1)
 
 
 def _select(values: Tensor, mask: Tensor) -> Tensor:
@@ -67,6 +77,11 @@ def _select(values: Tensor, mask: Tensor) -> Tensor:
 def _means_P1(rewards_PG: Tensor, valid_PG: Tensor) -> Tensor:
     num_valid_P1 = valid_PG.sum(-1, keepdim=True).clamp(min=1)
     return _select(rewards_PG, valid_PG).sum(-1, keepdim=True) / num_valid_P1
+
+
+def _group_stds_P1(deviations_PG: Tensor, valid_PG: Tensor) -> Tensor:
+    squares_P1 = deviations_PG.square().sum(-1, keepdim=True)
+    return (squares_P1 / _ddof_1(valid_PG.sum(-1, keepdim=True))).sqrt()
 
 
 def _has_signal_P(rewards_PG: Tensor, valid_PG: Tensor) -> Tensor:

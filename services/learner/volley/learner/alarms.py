@@ -1,6 +1,9 @@
 """Does the run look as if it goes wrong? Alarms about the metrics of one step after the other.
 
     kl          learner and sampler disagree about the same tokens
+    mismatch    they do so although both have the same weights
+    samples     a few tokens have almost all of the importance weight
+    corrected   most tokens are truncated or masked for being off-policy
     entropy     the policy has become almost certain of everything
     ratio       single tokens outweigh all others
     no_signal   hardly any group has two different rewards
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 from math import inf
 from statistics import fmean, pstdev
 
-from volley.learner.settings import AlarmName, AlarmsSettings
+from volley.learner.alarm_settings import AlarmName, AlarmsSettings
 
 REWARD_STEPS = 20
 """Steps over which the reward is averaged."""
@@ -46,6 +49,9 @@ class Alarms:
         self._best_reward = -inf
         self._checks: dict[AlarmName, tuple[str, Callable[[float], str | None]]] = {
             "kl": ("kl", self._kl),
+            "mismatch": ("mismatch_kl", self._mismatch),
+            "samples": ("effective_sample_share", self._samples),
+            "corrected": ("corrected_share", self._corrected),
             "entropy": ("entropy", self._entropy),
             "ratio": ("ratio_max", self._ratio),
             "no_signal": ("no_signal_share", self._no_signal),
@@ -76,6 +82,34 @@ class Alarms:
             f"kl {kl:.3g} is above alarms.max_kl = {self._settings.max_kl:g}: learner and sampler "
             "disagree about the same tokens. Lower optim.learning_rate or queue.max_staleness, and "
             "let engine and learner use the same model.dtype"
+        )
+
+    def _mismatch(self, kl: float) -> str | None:
+        if kl <= (self._settings.max_mismatch_kl or inf):
+            return None
+        return (
+            f"mismatch_kl {kl:.3g} is above alarms.max_mismatch_kl = "
+            f"{self._settings.max_mismatch_kl:g}: engine and learner disagree about tokens of the "
+            "same weights. Let both use the same model.dtype, see that the engine supports the "
+            "model, or leave such tokens out with loss.off_policy_mask"
+        )
+
+    def _samples(self, share: float) -> str | None:
+        if share >= self._settings.min_effective_sample_share:
+            return None
+        return (
+            f"effective_sample_share {share:.3g} is below alarms.min_effective_sample_share = "
+            f"{self._settings.min_effective_sample_share:g}: a few tokens decide the gradient. "
+            "Lower queue.max_staleness or optim.learning_rate, or loss.importance_sampling_clip_max"
+        )
+
+    def _corrected(self, share: float) -> str | None:
+        if share <= (self._settings.max_corrected_share or inf):
+            return None
+        return (
+            f"corrected_share {share:.3g} is above alarms.max_corrected_share = "
+            f"{self._settings.max_corrected_share:g}: most of what is sampled is truncated or "
+            "masked. Lower queue.max_staleness, or widen loss.off_policy_mask_low and _high"
         )
 
     def _entropy(self, entropy: float) -> str | None:

@@ -227,5 +227,6 @@ def _loop_rules(settings: Settings) -> LoopRules:
     return LoopRules(
         steps=settings.run.steps,
         groups_per_step=settings.optim.groups_per_step,
+        max_refill_groups=settings.optim.max_refill_groups,
         lease_s=settings.queue.lease_s,
     )

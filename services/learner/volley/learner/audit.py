@@ -4,7 +4,7 @@
     once       no number gets a state twice, no group is in two applied steps
     roots      a replay from the oldest kept checkpoint gives the recorded roots
     versions   no version names two contents, in log, checkpoints and metrics.jsonl
-    leftovers  no temporary file, no gap in the log
+    leftovers  no temporary file or folder, no gap in the log
 
 Each check looks at every logged step in turn; nothing is written.
 """
@@ -20,7 +20,7 @@ from volley.learner.ledger import Disposition, Ledger
 from volley.learner.metrics_file import MetricsFile, MetricsLine
 from volley.learner.past_run import PastRun
 from volley.learner.replay import Replay
-from volley.learner.sealed import Damaged
+from volley.learner.sealed import TEMPORARY_PREFIX, Damaged
 from volley.learner.step_log import Outcome, Place, StepLog, StepRecord
 from volley.schemas.groups import Group, Version
 from volley.telemetry.stops import ExitCode, Stop
@@ -171,9 +171,10 @@ class Leftovers:
     """Nothing lies about, and no step is missing."""
 
     def __init__(self, folder: Path) -> None:
-        temporary = [path for path in folder.rglob(".*") if path.is_file()]
         self._num_files = sum(1 for path in folder.rglob("*") if path.is_file())
-        self._faults = [f"{path.relative_to(folder)}: a temporary file" for path in temporary]
+        # Folders too: half a checkpoint is one.
+        temporary = sorted(folder.rglob(f"{TEMPORARY_PREFIX}*"))
+        self._faults = [f"{path.relative_to(folder)}: temporary" for path in temporary]
         self._next: Place | None = None
 
     def look(self, step: LoggedStep) -> None:

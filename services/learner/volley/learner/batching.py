@@ -7,6 +7,7 @@ attention mask nor, unless prompts are shared, positions of its own.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TypeVar
 
 import torch
@@ -33,6 +34,8 @@ class TrainSequence:
     advantage: float
     number: int | None = None
     """Of the prompt; a demonstration has none."""
+    lags: tuple[int, ...] = ()
+    """Versions behind the head per completion token; a demonstration has none."""
 
     @property
     def num_tokens(self) -> int:
@@ -42,6 +45,11 @@ class TrainSequence:
     def num_trained_tokens(self) -> int:
         return sum(self.trained)
 
+    @property
+    def trained_lags(self) -> tuple[int, ...]:
+        """Versions behind the head per trained token."""
+        return tuple(compress(self.lags, self.trained))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
@@ -49,6 +57,8 @@ class MicroBatch:
 
     numbers: frozenset[int]
     """Of the prompts in it."""
+    sequences: tuple[TrainSequence, ...]
+    """One per row of the tensors that have an axis B."""
     input_ids_RL: Tensor
     """A sequence a row without its last token, or all that is shared in a single row."""
     shared_prompts: tuple[SharedPrompt, ...]
@@ -180,6 +190,7 @@ def _micro_batch(
 ) -> MicroBatch:
     return MicroBatch(
         numbers=frozenset(one.number for one in sequences if one.number is not None),
+        sequences=tuple(sequences),
         input_ids_RL=input_ids_RL,
         shared_prompts=shared_prompts,
         sources_BT=sources_BT,

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 
 import msgspec
 from msgspec import Struct
@@ -136,11 +137,16 @@ def changed_settings(before: Settings, after: Settings) -> list[str]:
     """What differs for a step, a line each: `optim.learning_rate: 1e-06 -> 3e-06`."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return [
-        f"{section}.{key}: {old[section].get(key)} -> {value}"
+        f"{section}.{key}: {_shown(old[section].get(key))} -> {_shown(value)}"
         for section in OF_THE_STEP
         for key, value in new[section].items()
         if old[section].get(key) != value and key not in OF_THE_PLACE.get(section, ())
     ]
+
+
+def _shown(value: object) -> str:
+    """On one line; a setting can be the text of a module."""
+    return shorten(str(value), 100, placeholder=" ...")
 
 
 def hash_code(rewards: Sequence[RewardSpec]) -> str:

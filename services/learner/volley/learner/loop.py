@@ -30,6 +30,7 @@ import tenacity
 
 from volley.learner.alarms import Alarms
 from volley.learner.disk import Disk
+from volley.learner.gathering import Gathering
 from volley.learner.history import History, Reached
 from volley.learner.leases import LeaseClock
 from volley.learner.policy import Policy
@@ -72,6 +73,7 @@ class LoopRules:
 
     steps: int
     groups_per_step: int
+    max_refill_groups: int
     lease_s: float
     max_idle_rounds: int = 20
     """Rounds in a row in which no group had a signal."""
@@ -149,21 +151,25 @@ class Loop:
 
     def _collect(self) -> list[Group]:
         """A step's worth of groups; fewer when told to stop."""
-        groups: list[Group] = []
+        head = self._progress.version
+        gathering = Gathering(
+            *(self._rules.groups_per_step, self._rules.max_refill_groups),
+            teaches=lambda group: self._update.teaches(group, head),
+        )
         with self._record.timing(LearnerState.WAITING):
-            while len(groups) < self._rules.groups_per_step and not self._stopping.is_set():
-                self._with_redis(lambda: self._collect_some(groups))
-        return groups
+            while not gathering.is_full and not self._stopping.is_set():
+                self._with_redis(lambda: self._collect_some(gathering))
+        return gathering.groups
 
-    def _collect_some(self, groups: list[Group]) -> None:
+    def _collect_some(self, gathering: Gathering) -> None:
         if not self._uncollected:
             if self._disk.has_room():
-                self._tasks.issue(self._progress.version)
+                self._tasks.issue(self._progress.version, gathering.num_refill)
             self._uncollected.extend(self._queue.collect(COLLECT_BLOCK_S))
-        while self._uncollected and len(groups) < self._rules.groups_per_step:
+        while self._uncollected and not gathering.is_full:
             group = self._tasks.judge(self._uncollected.popleft())
             if group is not None:
-                groups.append(group)
+                gathering.add(group)
 
     def _log(self, groups: list[Group]) -> None:
         """Put the groups on the disk, then let Redis forget them."""
@@ -203,7 +209,7 @@ class Loop:
         self._tasks.close(outcome)
         self._announce(manifest)
         reach("after-publish")
-        line = self._record.step(groups, result)
+        line = self._record.step(groups, result, self._tasks.take_stale())
         self._disk.write(lambda: self._record.write(line))
         self._heed_alarms(result)
 

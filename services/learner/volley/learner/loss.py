@@ -1,31 +1,30 @@
-"""The loss of a micro-batch: a clipped surrogate plus KL, averaged over the whole step.
+"""The loss of a micro-batch: surrogate, corrections, KL and entropy, averaged over the whole step.
 
 Axes: B sequences, T columns that cover every completion. Log-probs are nats. Whatever stands where
-`mask_BT` is False is replaced before it is computed with, so not even a NaN there can matter.
+a mask is False is replaced before it is computed with, so not even a NaN there can matter.
 Equations and sources: docs/algorithm.md.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-LossType = Literal["dapo", "grpo", "dr_grpo"]
-KlEstimator = Literal["k1", "k2", "k3"]
-
-
-@dataclass(frozen=True, slots=True)
-class LossRules:
-    """The knobs of [loss] that one micro-batch feels."""
-
-    loss_type: LossType
-    epsilon: float
-    epsilon_high: float
-    importance_cap: float
-    beta: float
-    kl_estimator: KlEstimator
-    use_bias_correction_kl: bool
+from volley.learner.corrections import Correction
+from volley.learner.kl import KlEstimator, kl_to_reference, kl_to_sampler
+from volley.learner.masking import select, total
+from volley.learner.surrogates import (
+    ClipRules,
+    Surrogate,
+    SurrogateFunction,
+    Tokens,
+    clip_ratios,
+    clip_sequence_ratios,
+    clip_weights,
+    mask_by_binary_kl,
+    mask_by_total_variation,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +36,60 @@ class Normaliser:
     max_completion_length: int
 
 
+Denominators = Callable[[Tensor, Normaliser], Tensor]
+
+
+def per_token(mask_BT: Tensor, normaliser: Normaliser) -> Tensor:
+    """Denominators_B1 with which every trained token of the step weighs the same."""
+    return torch.full_like(mask_BT.sum(-1, keepdim=True), normaliser.num_tokens)
+
+
+def per_sequence(mask_BT: Tensor, normaliser: Normaliser) -> Tensor:
+    """Denominators_B1 with which every sequence of the step weighs the same."""
+    return mask_BT.sum(-1, keepdim=True).clamp(min=1) * normaliser.num_sequences
+
+
+def per_longest_sequence(mask_BT: Tensor, normaliser: Normaliser) -> Tensor:
+    """Denominators_B1 that no length has a part in."""
+    return torch.full_like(
+        mask_BT.sum(-1, keepdim=True), normaliser.num_sequences * normaliser.max_completion_length
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LossForm:
+    """What is minimised per token, and what the tokens are divided by before all are added."""
+
+    surrogate: SurrogateFunction
+    denominators: Denominators = per_token
+
+
+LOSS_FORMS: Mapping[str, LossForm] = {
+    "dapo": LossForm(clip_ratios),
+    "grpo": LossForm(clip_ratios, per_sequence),
+    "dr_grpo": LossForm(clip_ratios, per_longest_sequence),
+    "gspo": LossForm(clip_sequence_ratios, per_sequence),
+    "cispo": LossForm(clip_weights),
+    "dppo_tv": LossForm(mask_by_total_variation),
+    "dppo_kl": LossForm(mask_by_binary_kl),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LossRules:
+    """The knobs of [loss] that one micro-batch feels."""
+
+    form: LossForm
+    clip: ClipRules
+    beta: float = 0.0
+    kl_estimator: KlEstimator = "k3"
+    use_bias_correction_kl: bool = True
+    entropy_coef: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenLogProbs:
-    """The log-probs of the same tokens under up to four policies."""
+    """The log-probs of the same tokens under up to four policies, and the first one's entropy."""
 
     policy_logprobs_BT: Tensor
     """Now; carries the gradient."""
@@ -49,15 +99,27 @@ class TokenLogProbs:
     """At the step's start; given where it anchors the ratio instead of the sampler."""
     reference_logprobs_BT: Tensor | None = None
     """Of the frozen model; given where the KL is to it instead of the sampler."""
+    entropy_BT: Tensor | None = None
+    """Of what the policy says now in each token's place; given where it is in the loss."""
+
+    @property
+    def anchor_logprobs_BT(self) -> Tensor:
+        """Under the ratio."""
+        proximal_BT = self.proximal_logprobs_BT
+        return self.sampler_logprobs_BT if proximal_BT is None else proximal_BT
 
     def selected(self, mask_BT: Tensor) -> "TokenLogProbs":
         """The same, certain (log 1 = 0) wherever the mask is False."""
-        proximal_BT, reference_BT = self.proximal_logprobs_BT, self.reference_logprobs_BT
+
+        def select_given(values_BT: Tensor | None) -> Tensor | None:
+            return None if values_BT is None else select(values_BT, mask_BT)
+
         return TokenLogProbs(
             select(self.policy_logprobs_BT, mask_BT),
             select(self.sampler_logprobs_BT, mask_BT),
-            None if proximal_BT is None else select(proximal_BT, mask_BT),
-            None if reference_BT is None else select(reference_BT, mask_BT),
+            select_given(self.proximal_logprobs_BT),
+            select_given(self.reference_logprobs_BT),
+            select_given(self.entropy_BT),
         )
 
 
@@ -95,121 +157,63 @@ class Loss:
 
 def compute_loss(
     logprobs: TokenLogProbs,
+    correction: Correction,
     advantages_B: Tensor,
     mask_BT: Tensor,
     rules: LossRules,
     normaliser: Normaliser,
 ) -> Loss:
-    """The loss of the trained tokens, already divided by the step's normaliser."""
-    logprobs = logprobs.selected(mask_BT)
-    policy_BT, sampler_BT = logprobs.policy_logprobs_BT, logprobs.sampler_logprobs_BT
-    clip = (advantages_B[:, None], rules.epsilon, rules.epsilon_high)
-
-    ratio_BT = anchored_ratio(logprobs)
-    loss_BT = clipped_surrogate(ratio_BT, *clip)
-    if logprobs.proximal_logprobs_BT is not None:
-        loss_BT = loss_BT * importance_weight(
-            logprobs.proximal_logprobs_BT, sampler_BT, rules.importance_cap
-        )
-    kl_to_sampler_BT = kl_to_sampler(policy_BT, sampler_BT)
-    kl_BT = kl_to_sampler_BT
-    if logprobs.reference_logprobs_BT is not None:
-        kl_BT = kl_to_reference(policy_BT, logprobs.reference_logprobs_BT, sampler_BT, rules)
-    if rules.beta > 0:
-        loss_BT = loss_BT + rules.beta * kl_BT
-
-    denominators_B1 = loss_denominators_B1(mask_BT, rules.loss_type, normaliser)
-    sums = TokenSums(
-        num_tokens=mask_BT.sum(),
-        num_clipped=(is_clipped(ratio_BT, *clip) & mask_BT).sum(),
-        ratio=_total(ratio_BT, mask_BT),
-        ratio_max=select(ratio_BT, mask_BT).detach().amax(),
-        kl_to_sampler=_total(kl_to_sampler_BT, mask_BT),
-        kl=_total(kl_BT, mask_BT),
+    """The loss of the tokens that stay in it, already divided by the step's normaliser."""
+    kept_BT = correction.kept_BT
+    kept = logprobs.selected(kept_BT)
+    tokens = Tokens(
+        kept.policy_logprobs_BT, kept.anchor_logprobs_BT, advantages_B[:, None], kept_BT
     )
-    return Loss(select(loss_BT / denominators_B1, mask_BT).sum(), sums)
+    surrogate = rules.form.surrogate(tokens, rules.clip)
+    loss_BT = surrogate.loss_BT * correction.weights_BT
+    if rules.beta > 0:
+        loss_BT = loss_BT + rules.beta * _kl(kept, rules)
+    # A token that was masked weighs 0: it is still counted, as the step was before any forward.
+    loss_BT = loss_BT / rules.form.denominators(mask_BT, normaliser)
+    if kept.entropy_BT is not None:
+        # Per token in every form, so that the coefficient means the same in all of them.
+        loss_BT = loss_BT - rules.entropy_coef * kept.entropy_BT / normaliser.num_tokens
+    return Loss(
+        select(loss_BT, kept_BT).sum(),
+        _sums(logprobs.selected(mask_BT), surrogate, mask_BT, kept_BT, rules),
+    )
 
 
-def select(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """The values of trained tokens, 0 elsewhere: by choice, since NaN * 0 is NaN."""
-    return torch.where(mask_BT, values_BT, 0.0)
+def _kl(logprobs: TokenLogProbs, rules: LossRules) -> Tensor:
+    """To the reference where there is one, else to the sampler."""
+    policy_BT, sampler_BT = logprobs.policy_logprobs_BT, logprobs.sampler_logprobs_BT
+    if logprobs.reference_logprobs_BT is None:
+        return kl_to_sampler(policy_BT, sampler_BT)
+    return kl_to_reference(
+        policy_BT,
+        logprobs.reference_logprobs_BT,
+        sampler_BT,
+        rules.kl_estimator,
+        use_bias_correction=rules.use_bias_correction_kl,
+    )
 
 
-def ratio(policy_logprobs: Tensor, anchor_logprobs: Tensor) -> Tensor:
-    """How much more probable a token is under the one policy than under the other."""
-    return torch.exp(policy_logprobs - anchor_logprobs)
-
-
-def anchored_ratio(logprobs: TokenLogProbs) -> Tensor:
-    """The ratio that is clipped: policy to proximal where that is given, else to sampler."""
-    proximal_BT = logprobs.proximal_logprobs_BT
-    anchor_BT = logprobs.sampler_logprobs_BT if proximal_BT is None else proximal_BT
-    return ratio(logprobs.policy_logprobs_BT, anchor_BT)
-
-
-def clipped_surrogate(
-    ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
-) -> Tensor:
-    """-min(ratio A, clip(ratio, 1 - epsilon, 1 + epsilon_high) A)."""
-    clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
-    return -torch.minimum(ratio * advantages, clipped * advantages)
-
-
-def is_clipped(ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float) -> Tensor:
-    """Where the clip holds the surrogate, so that its gradient is 0."""
-    too_low = (ratio < 1 - epsilon) & (advantages < 0)
-    too_high = (ratio > 1 + epsilon_high) & (advantages > 0)
-    return too_low | too_high
-
-
-def importance_weight(proximal_logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
-    """exp(proximal - sampler), truncated: corrects for what was sampled by an older policy."""
-    return ratio(proximal_logprobs, sampler_logprobs).clamp(max=cap)
-
-
-def kl_to_sampler(policy_logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
-    """r - 1 - log r, r = policy / sampler: unbiased for KL(sampler || policy) and its gradient."""
-    log_ratio = policy_logprobs - sampler_logprobs
-    return torch.expm1(log_ratio) - log_ratio
-
-
-def kl_to_reference(
-    policy_logprobs: Tensor, reference_logprobs: Tensor, sampler_logprobs: Tensor, rules: LossRules
-) -> Tensor:
-    """An estimate of KL(policy || reference) from the sampler's tokens."""
-    estimate = estimate_kl(policy_logprobs, reference_logprobs, rules.kl_estimator)
-    if not rules.use_bias_correction_kl:
-        return estimate
-    return ratio(policy_logprobs, sampler_logprobs) * estimate
-
-
-def estimate_kl(
-    policy_logprobs: Tensor, reference_logprobs: Tensor, estimator: KlEstimator
-) -> Tensor:
-    """Schulman's k1, k2 or k3 of KL(policy || reference) for tokens that the policy sampled."""
-    log_ratio = reference_logprobs - policy_logprobs
-    match estimator:
-        case "k1":
-            return -log_ratio
-        case "k2":
-            return log_ratio.square() / 2
-        case "k3":
-            return torch.expm1(log_ratio) - log_ratio
-
-
-def loss_denominators_B1(mask_BT: Tensor, loss_type: LossType, normaliser: Normaliser) -> Tensor:
-    """What the token losses of each sequence are divided by before all are added."""
-    num_tokens_B1 = mask_BT.sum(-1, keepdim=True)
-    match loss_type:
-        case "dapo":
-            return torch.full_like(num_tokens_B1, normaliser.num_tokens)
-        case "grpo":
-            return num_tokens_B1.clamp(min=1) * normaliser.num_sequences
-        case "dr_grpo":
-            return torch.full_like(
-                num_tokens_B1, normaliser.num_sequences * normaliser.max_completion_length
-            )
-
-
-def _total(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    return select(values_BT.detach(), mask_BT).sum()
+@torch.no_grad()
+def _sums(
+    trained: TokenLogProbs,
+    surrogate: Surrogate,
+    mask_BT: Tensor,
+    kept_BT: Tensor,
+    rules: LossRules,
+) -> TokenSums:
+    policy_BT = trained.policy_logprobs_BT
+    ratio_BT = torch.exp(policy_BT - trained.anchor_logprobs_BT)
+    kl_to_sampler_BT = kl_to_sampler(policy_BT, trained.sampler_logprobs_BT)
+    return TokenSums(
+        num_tokens=mask_BT.sum(),
+        num_clipped=(surrogate.clipped_BT & kept_BT).sum(),
+        ratio=total(ratio_BT, mask_BT),
+        ratio_max=select(ratio_BT, mask_BT).amax(),
+        kl_to_sampler=total(kl_to_sampler_BT, mask_BT),
+        kl=total(_kl(trained, rules), mask_BT),
+    )

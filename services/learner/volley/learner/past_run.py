@@ -54,8 +54,9 @@ class PastRun:
             return None
         raise Stop(
             ExitCode.CONFIG,
-            f"the steps of {self.folder.path} before {self.oldest_step} are gone: begin there, or "
-            "keep them in the next run with checkpoint.keep_all_steps = true",
+            f"the steps of {self.folder.path} up to {self.oldest_step} are gone: begin at step "
+            f"{self.oldest_step + 1}, or keep all of the next run with "
+            "checkpoint.keep_all_steps = true",
         )
 
     @property

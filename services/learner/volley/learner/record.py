@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from volley.learner.lengths import Completion, describe_lengths
 from volley.learner.metrics_file import MetricsFile, MetricsLine
 from volley.learner.prompts import Prompts
 from volley.learner.run_folder import RunFolder
@@ -63,7 +64,9 @@ class Record:
         """Add a step to metrics.jsonl; raises OSError."""
         self._metrics.append(line)
 
-    def step(self, groups: Sequence[Group], result: StepResult) -> MetricsLine:
+    def step(
+        self, groups: Sequence[Group], result: StepResult, stale: Sequence[Completion]
+    ) -> MetricsLine:
         """Count a step that was applied; what there is to write about it."""
         num_tokens = sum(one.num_tokens for group in groups for one in group.trajectories)
         num_samples = sum(len(group.trajectories) for group in groups)
@@ -74,6 +77,7 @@ class Record:
         progress.num_tokens += num_tokens
         progress.metrics = {
             **result.metrics,
+            **describe_lengths([*result.completions, *stale]),
             "num_samples": progress.num_samples,
             "samples_per_s": num_samples / step_s,
             "tokens_per_s": num_tokens / step_s,

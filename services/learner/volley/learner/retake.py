@@ -74,10 +74,11 @@ class Retake:
     def _check(self, last: int | None) -> None:
         if not any(place.step >= self._first for place in self.places):
             steps = [place.step for place in self._run.log.places()]
+            asked = f"--from {self._first}" + ("" if last is None else f" --to {last}")
             raise Stop(
                 ExitCode.CONFIG,
-                f"--from {self._first}, --to {last}: the log has steps "
-                f"{self._run.oldest_step + 1} to {max(steps, default=0)} to be taken again",
+                f"{asked}: the log has steps {self._run.oldest_step + 1} to "
+                f"{max(steps, default=0)} to be taken again",
             )
         recorded = self._run.settings_of("")
         frozen = frozen_settings(recorded)

@@ -22,7 +22,6 @@ runs/<name>-<UTC time>/
 import fcntl
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TextIO
@@ -198,14 +197,16 @@ class RunFolder:
     def _replace(self, name: str, content: bytes, mode: int = 0o644) -> None:
         """Replace a file, whole and on the disk, or leave it alone."""
         path = self.path / name
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # Always the same name: what a process that died left there, the next one writes over.
+        temporary = path.with_name(f".{path.name}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(mode)
-            Path(temporary).replace(path)
+            temporary.chmod(mode)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise

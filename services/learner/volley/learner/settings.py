@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from volley.learner.alarm_settings import AlarmsSettings
+from volley.learner.loss_settings import LossSettings
+from volley.learner.section import PositiveFloat, PositiveInt, Section
 from volley.telemetry.stops import ExitCode, Stop
-
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
 MIN_REWARD_BYTES = 64 * 2**20
 """Python itself needs a part of it."""
@@ -40,10 +40,6 @@ class SettingsError(Stop):
 
     def __init__(self, message: str) -> None:
         super().__init__(ExitCode.CONFIG, message)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class RunSettings(Section):
@@ -142,6 +138,10 @@ class RewardSettings(Section):
     """Reward processes of each worker."""
     on_failure: Literal["skip"] | Annotated[float, Field(allow_inf_nan=False)] = "skip"
     """Reward of a completion that fails alone, too; `skip` leaves it out of mean, std and loss."""
+    overlong_buffer_tokens: Annotated[int, Field(ge=0)] = 0
+    """Last tokens before max_completion_length over which a penalty grows; 0 turns it off."""
+    overlong_penalty: PositiveFloat = 1.0
+    """Taken off the reward of a completion that fills the buffer."""
 
     @model_validator(mode="after")
     def _one_weight_per_function(self) -> Self:
@@ -158,46 +158,11 @@ class RewardSettings(Section):
         return self.weights or (1.0,) * len(self.functions)
 
 
-class LossSettings(Section):
-    loss_type: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
-    """How token losses are averaged; see docs/algorithm.md."""
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    """What the advantage is divided by."""
-    epsilon: PositiveFloat = 0.2
-    """Lower clip range of the ratio."""
-    epsilon_high: PositiveFloat | None = None
-    """Upper clip range; left out: epsilon."""
-    ratio_anchor: Literal["sampler", "proximal"] = "sampler"
-    """The policy under the ratio: that which sampled, or that at the step's start."""
-    importance_cap: PositiveFloat = 2.0
-    """Truncation of exp(proximal - sampler), used with the proximal anchor only."""
-    beta: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL term; 0 turns it off."""
-    kl_target: Literal["sampler", "reference"] = "sampler"
-    """The KL's other policy: that which sampled, or the frozen starting model."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Of the KL to the reference."""
-    use_bias_correction_kl: bool = True
-    """Multiply the KL to the reference by the differentiable ratio."""
-    num_iterations: PositiveInt = 1
-    """Passes over a step's groups, each with its own optimiser step."""
-    mask_truncated_completions: bool = False
-    """Leave completions that hit the length limit out of the loss."""
-
-    @model_validator(mode="after")
-    def _has_a_gradient(self) -> Self:
-        to_reference = self.beta > 0 and self.kl_target == "reference"
-        if to_reference and self.kl_estimator == "k1" and not self.use_bias_correction_kl:
-            raise ValueError(
-                "kl_estimator k1 without use_bias_correction_kl has no gradient on-policy: "
-                "use k2 or k3, or set use_bias_correction_kl = true"
-            )
-        return self
-
-
 class OptimSettings(Section):
     groups_per_step: PositiveInt = 32
     """Collected groups that make one step."""
+    max_refill_groups: Annotated[int, Field(ge=0)] = 0
+    """Dynamic sampling: groups beyond these, at most, to make up for those without a signal."""
     learning_rate: PositiveFloat = 1e-6
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
     """Shape of the decay after the warm-up, over run.steps."""
@@ -241,28 +206,6 @@ class CheckpointSettings(Section):
     """Keep the whole step log, so that every group of the run can be looked at and replayed."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 2**30
     """Free disk space below which no new prompts are issued."""
-
-
-AlarmName = Literal["kl", "entropy", "ratio", "no_signal", "reward"]
-
-
-class AlarmsSettings(Section):
-    """What a run that goes wrong looks like; a limit of 0 turns its alarm off."""
-
-    patience: PositiveInt = 10
-    """Steps in a row that are over a limit before its alarm is raised, and raised again."""
-    max_kl: Annotated[float, Field(ge=0)] = 0.2
-    """Nats per token between the learner's policy and the one that sampled."""
-    min_entropy_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    """Of the first step's entropy."""
-    max_ratio: Annotated[float, Field(ge=0)] = 100.0
-    """Greatest ratio of any token in a step."""
-    max_no_signal_share: Annotated[float, Field(ge=0, lt=1)] = 0.97
-    """Share of a step's groups whose rewards are all equal."""
-    max_reward_drop: Annotated[float, Field(ge=0)] = 0.5
-    """Share of its best value that the reward, averaged over 20 steps, may lose."""
-    stop_on: tuple[AlarmName, ...] = ("kl",)
-    """Alarms that stop the run: kl, entropy, ratio, no_signal, reward; the others only warn."""
 
 
 class ServerSettings(Section):
@@ -309,6 +252,27 @@ class Settings(Section):
     devices: DevicesSettings = DevicesSettings()
     logging: LoggingSettings = LoggingSettings()
 
+    @model_validator(mode="after")
+    def _leaves_room_before_the_overlong_buffer(self) -> Self:
+        room = self.sampling.max_completion_length
+        if self.reward.overlong_buffer_tokens >= room:
+            raise ValueError(
+                f"reward.overlong_buffer_tokens = {self.reward.overlong_buffer_tokens} leaves "
+                f"no length without a penalty below sampling.max_completion_length = {room}: set "
+                "a smaller one (an eighth of it is usual)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refills_what_is_filtered(self) -> Self:
+        if self.optim.max_refill_groups > 0 and (self.loss.beta > 0 or self.loss.entropy_coef > 0):
+            raise ValueError(
+                f"optim.max_refill_groups = {self.optim.max_refill_groups} makes up for groups "
+                "that are filtered, and with loss.beta or loss.entropy_coef none is: set it to 0, "
+                "or those two"
+            )
+        return self
+
 
 def load_settings(
     config: Path,
@@ -329,7 +293,7 @@ def load_settings(
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise SettingsError(_explain(config, error)) from error
-    return _resolve_paths(settings, config.parent.resolve())
+    return _read_own_loss(_resolve_paths(settings, config.parent.resolve()), config.parent)
 
 
 def _read_toml(config: Path) -> Tree:
@@ -394,3 +358,21 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
     )
     data = settings.data.model_copy(update={"train": folder / settings.data.train})
     return settings.model_copy(update={"model": model, "data": data})
+
+
+def _read_own_loss(settings: Settings, folder: Path) -> Settings:
+    """With the text of the user's own loss, so that whoever has the settings has the loss."""
+    module, colon, _ = settings.loss.loss_type.partition(":")
+    if not colon or settings.loss.loss_source is not None:
+        return settings
+    path = folder / f"{module.replace('.', '/')}.py"
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"loss.loss_type = {settings.loss.loss_type!r} needs {path}: {error}: put the module "
+            "beside the config file"
+        ) from error
+    return settings.model_copy(
+        update={"loss": settings.loss.model_copy(update={"loss_source": source})}
+    )

@@ -4,15 +4,15 @@ A value that does not exist in this step, or is not finite, is None.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import chain, compress, repeat
+from itertools import chain
 from statistics import fmean
 
 from volley.learner.loss import TokenSums
 from volley.learner.selection import Selection
-from volley.schemas.groups import Group, StopReason, Version
+from volley.schemas.groups import Group, StopReason
 
 Metrics = dict[str, float | None]
 
@@ -54,9 +54,9 @@ def describe_groups(
     }
 
 
-def describe_selection(selection: Selection, head: Version) -> Metrics:
+def describe_selection(selection: Selection) -> Metrics:
     """Amount and age of what was trained."""
-    lags = list(_lags(selection, head))
+    lags = list(chain.from_iterable(one.trained_lags for one in selection.sequences))
     return {
         "num_sequences": len(selection.sequences),
         "num_tokens": len(lags),
@@ -83,16 +83,6 @@ def describe_passes(passes: Sequence[Pass], *, to_reference: bool) -> Metrics:
         "entropy": sum(one.entropy_sum for one in passes) / num_tokens,
     }
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def _lags(selection: Selection, head: Version) -> Iterator[int]:
-    """Versions between each trained token and the head."""
-    for trajectory, sequence in zip(selection.trajectories, selection.sequences, strict=True):
-        lags_T = chain.from_iterable(
-            repeat(head.step - span.version.step, span.num_tokens)
-            for span in trajectory.version_spans
-        )
-        yield from compress(lags_T, sequence.trained)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

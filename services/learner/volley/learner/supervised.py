@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from volley.learner.batching import TrainSequence, micro_batches
-from volley.learner.loss import select
+from volley.learner.masking import select
 from volley.learner.masters import AdamWRules, Masters
 from volley.learner.policy import Message, Policy
 from volley.learner.schedule import ScheduleRules, learning_rate_at

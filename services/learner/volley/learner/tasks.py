@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from volley.learner.dead import DeadLetters
 from volley.learner.ledger import Changes, Delivery, Disposition, Ledger, LedgerState, closing
+from volley.learner.lengths import Completion, Fate
 from volley.learner.prompts import Prompts
 from volley.learner.step_log import Outcome
 from volley.schemas.codec import GroupLimits, InvalidMessage, decode_result, encode
@@ -21,6 +22,7 @@ from volley.schemas.groups import (
     Failure,
     FailureReason,
     Group,
+    StopReason,
     Task,
     Version,
 )
@@ -70,6 +72,7 @@ class Tasks:
         self._failures_before_first_group: int | None = 0
         self._closed: dict[int, Disposition] = {}
         self._reopened: dict[int, Disposition] = {}
+        self._stale: list[Completion] = []
         self._lock = threading.Lock()
         self.ledger = Ledger()
 
@@ -94,12 +97,16 @@ class Tasks:
             if ledger.counts().trained:
                 self._failures_before_first_group = None
 
-    def issue(self, head: Version) -> None:
-        """Fill the free places with the next numbers, to be sampled from `head` or newer."""
+    def issue(self, head: Version, num_refill: int = 0) -> None:
+        """Fill the free places with the next numbers, to be sampled from `head` or newer.
+
+        `num_refill` numbers that are in hand and have nothing to teach take no place.
+        """
         with self._lock:
             self._head = head
             self._reopen()
-            self._unissued.update(self.ledger.issue(self._rules.places - len(self.ledger.open)))
+            num_free = self._rules.places + num_refill - len(self.ledger.open)
+            self._unissued.update(self.ledger.issue(num_free))
             self._issue_where_it_fits()
 
     def judge(self, delivery: redis_stream.Delivery) -> Group | None:
@@ -122,11 +129,18 @@ class Tasks:
             lag = self._head.step - _oldest(result).step
             # Ahead of the head are the weights that a rewound run has given up.
             if not 0 <= lag <= self._rules.max_staleness:
+                self._stale.extend(_stale_completions(result))
                 self._try_again(delivery, Delivery.STALE, f"{lag} versions behind")
                 return None
             self._failures_before_first_group = None
             self.ledger.take(number)
             return result
+
+    def take_stale(self) -> list[Completion]:
+        """Completions that came too late since this was last asked."""
+        with self._lock:
+            taken, self._stale = self._stale, []
+            return taken
 
     def lease_lost(self, task: redis_stream.HeldTask) -> None:
         """Give a task whose worker makes no progress to another worker."""
@@ -275,3 +289,10 @@ def sampling_seed(run_seed: int, number: int, attempt: int) -> int:
 
 def _oldest(group: Group) -> Version:
     return min(span.version for one in group.trajectories for span in one.version_spans)
+
+
+def _stale_completions(group: Group) -> list[Completion]:
+    return [
+        Completion(one.num_tokens, one.stop_reason is StopReason.LENGTH, Fate.STALE)
+        for one in group.trajectories
+    ]

@@ -9,33 +9,38 @@ changes the gradient. The same groups on the same weights lead to the same weigh
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from volley.learner.batching import MicroBatch, TrainSequence, micro_batches
+from volley.learner.corrections import Correction, correct
+from volley.learner.kl import estimate_kl
 from volley.learner.ledger import Disposition, closing
+from volley.learner.lengths import Completion
 from volley.learner.log_probs import LogProbs
-from volley.learner.loss import (
-    Loss,
-    LossRules,
-    Normaliser,
-    TokenLogProbs,
-    TokenSums,
-    compute_loss,
-    select,
-)
-from volley.learner.masters import AdamWRules, Masters
+from volley.learner.loss import Loss, Normaliser, TokenLogProbs, TokenSums, compute_loss
+from volley.learner.masking import select
+from volley.learner.masters import Masters
+from volley.learner.mismatch import Mismatch, describe_mismatch, measure_mismatch
 from volley.learner.policy import Policy
-from volley.learner.schedule import ScheduleRules, learning_rate_at
-from volley.learner.selection import SelectionRules, select_sequences
-from volley.learner.settings import LossSettings, OptimSettings, Settings
+from volley.learner.schedule import learning_rate_at
+from volley.learner.selection import sampled_sequences, select_sequences
+from volley.learner.settings import Settings
 from volley.learner.step_metrics import (
     Metrics,
     Pass,
     describe_groups,
     describe_passes,
     describe_selection,
+)
+from volley.learner.step_rules import (
+    adamw_rules,
+    correction_rules,
+    loss_rules,
+    schedule_rules,
+    selection_rules,
 )
 from volley.schemas.groups import Group, Version
 from volley.telemetry.failpoints import reach
@@ -52,6 +57,8 @@ class StepResult:
     set_aside: tuple[int, ...]
     """Numbers that were left out as poison."""
     metrics: Metrics
+    completions: tuple[Completion, ...] = ()
+    """Lengths and fates of all that was collected."""
 
     @property
     def refused(self) -> bool:
@@ -60,13 +67,22 @@ class StepResult:
         return not self.applied and bool(refused - set(self.set_aside))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frozen:
+    """What the first pass finds out about a micro-batch, and later ones leave as it is."""
+
+    proximal_BT: Tensor
+    reference_BT: Tensor | None
+    correction: Correction
+    mismatch: Mismatch
+
+
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """A micro-batch, and the frozen log-probs that its first pass fills in for the later ones."""
+    """A micro-batch on its device."""
 
     micro_batch: MicroBatch
-    proximal_BT: Tensor | None = None
-    reference_BT: Tensor | None = None
+    frozen: _Frozen | None = None
 
 
 def unnoted(numbers: Collection[int]) -> None:
@@ -78,21 +94,22 @@ class Update:
 
     def __init__(self, policy: Policy, settings: Settings) -> None:
         self._policy = policy
-        self._masters = Masters(policy.parameters(), _adamw_rules(settings.optim))
+        self._masters = Masters(policy.parameters(), adamw_rules(settings.optim))
         self._reference: Policy | None = None
         self.adopt(settings)
 
     def adopt(self, settings: Settings) -> None:
         """Take the next steps under these settings; weights and optimiser state stay."""
         self._settings = settings
-        self._masters.adopt(_adamw_rules(settings.optim))
-        self._loss_rules = _loss_rules(settings.loss)
-        self._selection_rules = _selection_rules(settings)
-        self._schedule = _schedule_rules(settings)
-        to_reference = settings.loss.beta > 0 and settings.loss.kl_target == "reference"
-        if to_reference and self._reference is None:
+        self._masters.adopt(adamw_rules(settings.optim))
+        self._loss_rules = loss_rules(settings.loss)
+        self._correction_rules = correction_rules(settings.loss)
+        self._selection_rules = selection_rules(settings)
+        self._schedule = schedule_rules(settings)
+        needs_reference = settings.loss.needs_reference
+        if needs_reference and self._reference is None:
             self._reference = Policy.load(settings.model, str(self._policy.device))
-        if not to_reference:
+        if not needs_reference:
             self._reference = None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -102,6 +119,10 @@ class Update:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Be as the update was that gave these tensors; raises ValueError if they do not fit."""
         self._masters.restore(tensors)
+
+    def teaches(self, group: Group, head: Version) -> bool:
+        """Whether anything of the group would be trained under `head`."""
+        return bool(select_sequences([group], head, self._selection_rules).sequences)
 
     def step(
         self,
@@ -116,13 +137,10 @@ class Update:
         micro-batch before each time that it is trained.
         """
         chosen = [group for group in groups if group.number not in set_aside]
-        selection = select_sequences(chosen, self._selection_rules)
+        kl_penalties = self._kl_penalties(chosen, head)
+        selection = select_sequences(chosen, head, self._selection_rules, kl_penalties)
         learning_rate = learning_rate_at(head.step, self._schedule)
-        passes = (
-            self._train(selection.sequences, learning_rate, before_batch)
-            if selection.sequences
-            else []
-        )
+        passes, mismatches = self._train(selection.sequences, learning_rate, before_batch)
         applied = bool(passes) and passes[0].is_finite
         dispositions = {
             number: Disposition.REFUSED
@@ -133,21 +151,25 @@ class Update:
         left_out = tuple(group.number for group in groups if group.number in set_aside)
         dispositions |= closing(left_out, Disposition.REFUSED)
         metrics = {
-            **describe_passes(passes, to_reference=self._reference is not None),
+            **describe_passes(passes, to_reference=self._settings.loss.has_reference_in_loss),
             **describe_groups(chosen, selection, self._settings.reward.functions),
-            **describe_selection(selection, head),
+            **describe_selection(selection),
+            **describe_mismatch(mismatches),
+            "kl_penalty_mean": fmean(kl_penalties) if kl_penalties else None,
             "beta": self._settings.loss.beta,
             "learning_rate": learning_rate,
         }
-        return StepResult(applied, dispositions, left_out, metrics)
+        return StepResult(applied, dispositions, left_out, metrics, selection.completions)
 
     def _train(
         self,
         sequences: Sequence[TrainSequence],
         learning_rate: float,
         before_batch: Callable[[Collection[int]], None],
-    ) -> list[Pass]:
+    ) -> tuple[list[Pass], list[Mismatch]]:
         """Take the passes; one that is not finite takes no optimiser step and is the last."""
+        if not sequences:
+            return [], []
         normaliser = Normaliser(
             num_sequences=len(sequences),
             num_tokens=sum(one.num_trained_tokens for one in sequences),
@@ -167,7 +189,7 @@ class Update:
                 break
             self._masters.step(learning_rate)
             reach("after-optimizer-step")
-        return passes
+        return passes, [batch.frozen.mismatch for batch in batches if batch.frozen is not None]
 
     def _accumulate(
         self,
@@ -181,8 +203,8 @@ class Update:
         sums: list[TokenSums] = []
         for batch in batches:
             before_batch(batch.micro_batch.numbers)
-            now = self._recompute(self._policy, batch)
-            share = self._loss(batch, now.policy_logprobs_BT, normaliser)
+            now = self._recompute(self._policy, batch.micro_batch)
+            share = self._loss(batch, now, normaliser)
             share.loss.backward()
             reach("mid-backward", *batch.micro_batch.numbers)
             self._masters.add_gradients()
@@ -197,69 +219,61 @@ class Update:
             entropy_sum=float(sum(entropy_sums)),
         )
 
-    def _loss(self, batch: _Batch, policy_logprobs_BT: Tensor, normaliser: Normaliser) -> Loss:
-        if self._settings.loss.ratio_anchor == "proximal" and batch.proximal_BT is None:
+    def _loss(self, batch: _Batch, now: LogProbs, normaliser: Normaliser) -> Loss:
+        if batch.frozen is None:
             # The first pass runs before any optimiser step: this is the policy at the start.
-            batch.proximal_BT = policy_logprobs_BT.detach()
-        if self._reference is not None and batch.reference_BT is None:
-            with torch.no_grad():
-                batch.reference_BT = self._recompute(self._reference, batch).policy_logprobs_BT
-        micro_batch = batch.micro_batch
+            batch.frozen = self._freeze(batch.micro_batch, now.policy_logprobs_BT.detach())
+        frozen, micro_batch = batch.frozen, batch.micro_batch
+        is_anchor = self._settings.loss.ratio_anchor == "proximal"
         return compute_loss(
             TokenLogProbs(
-                policy_logprobs_BT,
+                now.policy_logprobs_BT,
                 micro_batch.sampler_logprobs_BT,
-                batch.proximal_BT,
-                batch.reference_BT,
+                frozen.proximal_BT if is_anchor else None,
+                frozen.reference_BT,
+                now.entropy_BT if self._loss_rules.entropy_coef > 0 else None,
             ),
+            frozen.correction,
             micro_batch.advantages_B,
             micro_batch.mask_BT,
             self._loss_rules,
             normaliser,
         )
 
-    def _recompute(self, policy: Policy, batch: _Batch) -> LogProbs:
-        return policy.recompute_log_probs(batch.micro_batch, self._settings.sampling.temperature)
+    def _freeze(self, micro_batch: MicroBatch, proximal_BT: Tensor) -> _Frozen:
+        correction = correct(
+            *(proximal_BT, micro_batch.sampler_logprobs_BT, micro_batch.mask_BT),
+            self._correction_rules,
+        )
+        has_weights = self._correction_rules.weight != "off"
+        in_loss = self._settings.loss.has_reference_in_loss
+        return _Frozen(
+            proximal_BT,
+            self._reference_logprobs_BT(micro_batch) if in_loss else None,
+            correction,
+            measure_mismatch(micro_batch, proximal_BT, correction, has_weights=has_weights),
+        )
 
+    def _kl_penalties(self, groups: Sequence[Group], head: Version) -> list[float]:
+        """What each of the P x G rewards loses for the distance to the reference, if it does."""
+        loss = self._settings.loss
+        if not loss.has_reference_in_reward:
+            return []
+        sequences = sampled_sequences(groups, head)
+        penalties: dict[TrainSequence, float] = {}
+        for on_host in micro_batches(sequences, self._settings.optim.micro_batch_tokens):
+            batch = on_host.to(self._policy.device)
+            kl_BT = estimate_kl(
+                batch.sampler_logprobs_BT, self._reference_logprobs_BT(batch), loss.kl_estimator
+            )
+            kl_B = select(kl_BT, batch.mask_BT).sum(-1).tolist()
+            penalties |= zip(batch.sequences, (loss.beta * kl for kl in kl_B), strict=True)
+        return [penalties[sequence] for sequence in sequences]
 
-def _selection_rules(settings: Settings) -> SelectionRules:
-    return SelectionRules(
-        num_generations=settings.sampling.num_generations,
-        reward_weights=settings.reward.function_weights,
-        scale_rewards=settings.loss.scale_rewards,
-        mask_truncated_completions=settings.loss.mask_truncated_completions,
-        filter_without_signal=settings.loss.beta == 0,
-    )
+    @torch.no_grad()
+    def _reference_logprobs_BT(self, micro_batch: MicroBatch) -> Tensor:
+        assert self._reference is not None
+        return self._recompute(self._reference, micro_batch).policy_logprobs_BT
 
-
-def _loss_rules(loss: LossSettings) -> LossRules:
-    return LossRules(
-        loss_type=loss.loss_type,
-        epsilon=loss.epsilon,
-        epsilon_high=loss.epsilon if loss.epsilon_high is None else loss.epsilon_high,
-        importance_cap=loss.importance_cap,
-        beta=loss.beta,
-        kl_estimator=loss.kl_estimator,
-        use_bias_correction_kl=loss.use_bias_correction_kl,
-    )
-
-
-def _adamw_rules(optim: OptimSettings) -> AdamWRules:
-    return AdamWRules(
-        beta1=optim.adam_beta1,
-        beta2=optim.adam_beta2,
-        epsilon=optim.adam_epsilon,
-        weight_decay=optim.weight_decay,
-        max_grad_norm=optim.max_grad_norm,
-    )
-
-
-def _schedule_rules(settings: Settings) -> ScheduleRules:
-    optim = settings.optim
-    return ScheduleRules(
-        learning_rate=optim.learning_rate,
-        shape=optim.lr_scheduler_type,
-        warmup_steps=optim.warmup_steps,
-        num_steps=settings.run.steps,
-        min_lr_rate=optim.min_lr_rate,
-    )
+    def _recompute(self, policy: Policy, micro_batch: MicroBatch) -> LogProbs:
+        return policy.recompute_log_probs(micro_batch, self._settings.sampling.temperature)
