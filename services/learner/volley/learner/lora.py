@@ -1,8 +1,11 @@
 """LoRA: low-rank changes beside a model's linear maps, which alone are trained.
 
-This is all of the learner that knows peft. The adapters are parameters
-of the model's dtype like any others, so masters, optimiser and checkpoints hold them alone. What is
-published are the model's own tensors, the changes added in: engines need to know nothing of it.
+This is all of the learner that knows peft. The adapters are parameters of the model's dtype like
+any others, so masters, optimiser and checkpoints hold them alone. The wire carries them alone, too,
+and workers add them to the model that they keep: engines need to know nothing of it.
+
+The learner computes with base and change apart, an engine with their sum, rounded to the model's
+dtype. So the two differ by that rounding, which the metrics of engine mismatch show.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -13,6 +16,7 @@ from transformers import PreTrainedModel
 
 from volley.learner.settings import ModelSettings
 from volley.telemetry.stops import ExitCode, Stop
+from volley.transport.low_rank import LowRank, add_change
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -41,37 +45,64 @@ def add_adapters(model: PreTrainedModel, settings: ModelSettings) -> None:
             model.add_adapter(config, ADAPTER)
     except ValueError as error:
         raise _refused(str(error)) from error
-    tied = model.all_tied_weights_keys
-    changed_tied = _changed(model) & {*tied, *tied.values()}
-    if changed_tied:
-        raise _refused(f"{min(changed_tied)} is used twice, and would be changed in one place only")
-
-
-def plain_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The model's tensors under its own names, the adapters' changes added in."""
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        owner, is_beside, leaf = name.rpartition(BASE)
-        if is_beside:
-            layer = cast("LoraLayer", model.get_submodule(owner))
-            tensors[f"{owner}.{leaf}"] = _changed_by(layer, tensor) if leaf == "weight" else tensor
-        elif CHANGE not in name:
-            tensors[name] = tensor
-    return tensors
+    _check_changes(model)
 
 
 @torch.no_grad()
-def _changed_by(layer: "LoraLayer", weight: Tensor) -> Tensor:
-    change: Tensor = layer.get_delta_weight(ADAPTER)
-    # In main memory, where it is published from: a second model may not fit beside the first.
-    return (weight.float() + change.float()).to("cpu", weight.dtype)
+def plain_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The model's tensors under its own names, the adapters' changes added in."""
+    tensors = base_tensors(model)
+    for name, change in changes(model).items():
+        changed = tensors[name].clone()
+        add_change(changed, change)
+        # In main memory, where it is published from: a second model may not fit beside the first.
+        tensors[name] = changed.cpu()
+    return tensors
 
 
-def _changed(model: PreTrainedModel) -> set[str]:
-    """Names of the tensors that adapters change."""
+def base_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The model's tensors under its own names, as they are without adapters."""
     return {
-        name.replace(BASE, ".") for name in model.state_dict() if name.endswith(f"{BASE}weight")
+        name.replace(BASE, "."): tensor
+        for name, tensor in model.state_dict().items()
+        if CHANGE not in name
     }
+
+
+def changes(model: PreTrainedModel) -> dict[str, LowRank]:
+    """What the adapters add, by the name of the tensor that they change."""
+    return {
+        f"{owner}.weight": _change_of(cast("LoraLayer", model.get_submodule(owner)))
+        for owner in _owners(model)
+    }
+
+
+def _change_of(layer: "LoraLayer") -> LowRank:
+    A, B = (factors[ADAPTER].weight.detach() for factors in (layer.lora_A, layer.lora_B))
+    # Some maps, as GPT-2's, keep their matrix the other way round.
+    if layer.fan_in_fan_out:
+        A, B = B.T.contiguous(), A.T.contiguous()
+    return LowRank(A, B, torch.tensor(layer.scaling[ADAPTER], device=A.device))
+
+
+def _owners(model: PreTrainedModel) -> list[str]:
+    """Names of the modules that adapters stand beside."""
+    return [
+        owner
+        for owner, _, leaf in (name.rpartition(BASE) for name in model.state_dict())
+        if owner and leaf == "weight"
+    ]
+
+
+def _check_changes(model: PreTrainedModel) -> None:
+    """Raise Stop unless each adapter changes one matrix, in the one place where it is used."""
+    tied = model.all_tied_weights_keys
+    for owner in _owners(model):
+        name = f"{owner}.weight"
+        if name in {*tied, *tied.values()}:
+            raise _refused(f"{name} is used twice, and would be changed in one place only")
+        if ADAPTER not in cast("LoraLayer", model.get_submodule(owner)).lora_A:
+            raise _refused(f"{name} is of no linear map")
 
 
 def _refused(reason: str) -> Stop:

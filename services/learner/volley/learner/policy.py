@@ -14,14 +14,17 @@ from torch import Tensor
 from volley.learner.batching import MicroBatch
 from volley.learner.forward import Forward
 from volley.learner.log_probs import LogProbs
+from volley.learner.lora import changes
 from volley.learner.pretrained import (
     Pretrained,
     load_pretrained,
+    published_base,
     published_tensors,
     save_tensors,
 )
 from volley.learner.settings import ModelSettings
 from volley.telemetry.stops import ExitCode, Stop
+from volley.transport.low_rank import pack_changes
 
 Message = dict[str, str]
 
@@ -109,8 +112,16 @@ class Policy:
         return self._forward.log_probs(micro_batch, temperature)
 
     def published_tensors(self) -> dict[str, Tensor]:
-        """The tensors of the forward under the names `save_pretrained` writes, tied ones once."""
+        """The model's tensors under the names `save_pretrained` writes, tied ones once."""
         return published_tensors(self._model)
+
+    def base_tensors(self) -> dict[str, Tensor]:
+        """The same without the adapters: what they change."""
+        return published_base(self._model)
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """What is to be added to the base, packed."""
+        return pack_changes(changes(self._model))
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a Hugging Face folder: weights, configuration and tokenizer."""

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils.logging import disable_progress_bar
 
-from volley.learner.lora import add_adapters, plain_tensors
+from volley.learner.lora import add_adapters, base_tensors, plain_tensors
 from volley.learner.settings import ModelSettings
 from volley.telemetry.stops import ExitCode, Stop
 
@@ -63,17 +63,26 @@ def load_pretrained(settings: ModelSettings, device: str) -> Pretrained:
 
 def published_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """The tensors that `save_pretrained` writes, under its names: tied ones once."""
-    return {
-        name: tensor.contiguous()
-        for name, tensor in plain_tensors(model).items()
-        if name not in model.all_tied_weights_keys
-    }
+    return _each_once(model, plain_tensors(model))
+
+
+def published_base(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The same without what adapters change."""
+    return _each_once(model, base_tensors(model))
 
 
 def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write published tensors as `save_pretrained` does."""
     folder.mkdir(parents=True, exist_ok=True)
     save_torch_state_dict(dict(tensors), folder)
+
+
+def _each_once(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor.contiguous()
+        for name, tensor in tensors.items()
+        if name not in model.all_tied_weights_keys
+    }
 
 
 def resolve_device(name: str) -> torch.device:
