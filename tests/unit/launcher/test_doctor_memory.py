@@ -67,6 +67,8 @@ def test_adapters_alone_are_trained_beside_the_frozen_weights():
     need = need_of(settings(model={"path": "m", "lora_r": 3}), MODEL, [CARD], vllm=True)
     learner = WEIGHTS + 20 * 3 * 50 + LOGITS_BYTES
     assert need.fixed_bytes("cuda:0") == learner + WEIGHTS + VLLM_KV_BYTES + 2 * CONTEXT_BYTES
+    # A worker keeps what the adapters are added to beside its two buffers.
+    assert need.fixed_bytes(CPU) == 4 * WEIGHTS + 2 * PROCESS_BYTES
 
 
 def test_a_reference_model_is_one_more_copy():

@@ -39,6 +39,9 @@ def test_a_model_of_half_a_billion_takes_these_bytes():
     assert kv_bytes_per_token(SMALL, "bfloat16") == 12_288
     # the two kept, the next one, the trained model
     assert disk_bytes(SMALL, "bfloat16", num_kept=2) == 4 * 988_065_536
+    # base and trained model, and three times adapters of 2 x 16 x 549,888
+    expected = 2 * 988_065_536 + 3 * 17_596_416
+    assert disk_bytes(SMALL, "bfloat16", num_kept=2, lora_r=16) == expected
 
 
 def test_activations_are_those_of_layers():

@@ -121,7 +121,9 @@ def _worker_shares(
 ) -> Iterator[Share]:
     weights = weight_bytes(model, settings.model.dtype)
     yield Share(device, "workers", weights + _kv_bytes(settings, model, device, vllm=vllm))
-    yield Share(CPU, "workers", NUM_DOWNLOAD_BUFFERS * weights + PROCESS_BYTES)
+    # Beside the download buffers, what adapters are added to.
+    num_copies = NUM_DOWNLOAD_BUFFERS + (settings.model.lora_r is not None)
+    yield Share(CPU, "workers", num_copies * weights + PROCESS_BYTES)
     if device != CPU:
         yield Share(device, "workers", CONTEXT_BYTES)
 

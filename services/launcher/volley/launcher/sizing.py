@@ -70,9 +70,16 @@ def kv_bytes_per_token(model: ModelShape, dtype: Dtype) -> int:
     return model.num_layers * of_layer
 
 
-def disk_bytes(model: ModelShape, dtype: Dtype, num_kept: int) -> int:
-    """Of a run folder: the versions that are kept, the next one, and the trained model."""
-    return (num_kept + 2) * weight_bytes(model, dtype)
+def disk_bytes(model: ModelShape, dtype: Dtype, num_kept: int, lora_r: int | None = None) -> int:
+    """Of a run folder: the versions that are kept, the next one, and the trained model.
+
+    With adapters a version is them alone, beside one base.
+    """
+    weights = weight_bytes(model, dtype)
+    if lora_r is None:
+        return (num_kept + 2) * weights
+    adapters = lora_r * model.linear_units * BYTES_PER_VALUE[dtype]
+    return 2 * weights + (num_kept + 1) * adapters
 
 
 def uses_checkpointing(model: ModelShape, wanted: bool | None) -> bool:
