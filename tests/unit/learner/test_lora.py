@@ -80,6 +80,16 @@ def test_the_published_tensors_alone_are_the_trained_policy(qwen3_folder: Path, 
     torch.testing.assert_close(log_probs(load(tmp_path, lora_r=None)), after, rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+def test_maps_that_are_kept_the_other_way_round_are_published_so(gpt2_folder: Path, tmp_path: Path):
+    policy = load(gpt2_folder)
+    train(policy)
+    policy.save_pretrained(tmp_path)
+    published = log_probs(load(tmp_path, lora_r=None))
+    torch.testing.assert_close(published, log_probs(policy), rtol=0, atol=1e-5)
+    assert (published - log_probs(load(gpt2_folder))).abs().max() > 0.05
+
+
 def test_a_change_is_the_product_of_its_factors_times_alpha_over_rank(qwen3_folder: Path):
     policy = load(qwen3_folder, lora_r=2, lora_alpha=8)
     before = policy.published_tensors()
