@@ -30,7 +30,7 @@ from volley.launcher.sizing import LOGITS_BYTES, ModelShape
 from volley.learner.settings import DevicesSettings, Settings
 
 # 1000 parameters; a token's keys and values are 2 x 2 x 1 x 4 = 16 values.
-MODEL = ModelShape(1000, 2, 8, 1, 4)
+MODEL = ModelShape(1000, 2, 50, 8, 1, 4)
 WEIGHTS = 2000
 CARD = Device("cuda:0", "a card", 70 * GIB, 80 * GIB)
 
@@ -61,6 +61,14 @@ def test_each_worker_adds_its_own():
     devices = {"learner": "cpu", "rollout": ["cuda:0", "cuda"]}
     need = need_of(settings(devices=devices), MODEL, [CARD], vllm=True)
     assert need.fixed_bytes("cuda:0") == 2 * (WEIGHTS + VLLM_KV_BYTES + CONTEXT_BYTES)
+
+
+def test_adapters_alone_are_trained_beside_the_frozen_weights():
+    need = need_of(settings(model={"path": "m", "lora_r": 3}), MODEL, [CARD], vllm=True)
+    learner = WEIGHTS + 20 * 3 * 50 + LOGITS_BYTES
+    assert need.fixed_bytes("cuda:0") == learner + WEIGHTS + VLLM_KV_BYTES + 2 * CONTEXT_BYTES
+    # A worker keeps what the adapters are added to beside its two buffers.
+    assert need.fixed_bytes(CPU) == 4 * WEIGHTS + 2 * PROCESS_BYTES
 
 
 def test_a_reference_model_is_one_more_copy():

@@ -35,6 +35,8 @@ class ModelShape(msgspec.Struct, frozen=True, tag="model"):
     num_parameters: int
     """Tied ones once."""
     num_layers: int
+    linear_units: int
+    """Inputs and outputs of all linear maps of the layers: what adapters of rank 1 have."""
     hidden_size: int
     num_kv_heads: int
     head_dim: int
@@ -45,9 +47,12 @@ def weight_bytes(model: ModelShape, dtype: Dtype) -> int:
     return model.num_parameters * BYTES_PER_VALUE[dtype]
 
 
-def learner_bytes(model: ModelShape, dtype: Dtype) -> int:
+def learner_bytes(model: ModelShape, dtype: Dtype, lora_r: int | None = None) -> int:
     """Of weights, masters, gradients and optimiser state, activations apart."""
-    return model.num_parameters * LEARNER_BYTES_PER_PARAMETER[dtype]
+    if lora_r is None:
+        return model.num_parameters * LEARNER_BYTES_PER_PARAMETER[dtype]
+    adapters = lora_r * model.linear_units
+    return weight_bytes(model, dtype) + adapters * LEARNER_BYTES_PER_PARAMETER[dtype]
 
 
 def activation_bytes_per_token(model: ModelShape, dtype: Dtype, *, checkpointing: bool) -> int:
@@ -65,9 +70,16 @@ def kv_bytes_per_token(model: ModelShape, dtype: Dtype) -> int:
     return model.num_layers * of_layer
 
 
-def disk_bytes(model: ModelShape, dtype: Dtype, num_kept: int) -> int:
-    """Of a run folder: the versions that are kept, the next one, and the trained model."""
-    return (num_kept + 2) * weight_bytes(model, dtype)
+def disk_bytes(model: ModelShape, dtype: Dtype, num_kept: int, lora_r: int | None = None) -> int:
+    """Of a run folder: the versions that are kept, the next one, and the trained model.
+
+    With adapters a version is them alone, beside one base.
+    """
+    weights = weight_bytes(model, dtype)
+    if lora_r is None:
+        return (num_kept + 2) * weights
+    adapters = lora_r * model.linear_units * BYTES_PER_VALUE[dtype]
+    return 2 * weights + (num_kept + 1) * adapters
 
 
 def uses_checkpointing(model: ModelShape, wanted: bool | None) -> bool:

@@ -28,7 +28,10 @@ OF_THE_STEP = ("run", "model", "sampling", "reward", "loss", "optim")
 """Sections that a step's outcome depends on."""
 OF_THE_PLACE = {"run": {"name", "folder"}, "model": {"path", "revision"}}
 """Keys of these sections that say where something lies; what lies there is hashed."""
-FROZEN_KEYS = ("model.dtype", "sampling", "reward.functions", "run.seed")
+FROZEN_KEYS = (
+    *("model.dtype", "model.lora_r", "model.lora_alpha", "model.lora_target_modules"),
+    *("sampling", "reward.functions", "run.seed"),
+)
 ELSEWHERE = "give what it began with, or start another run with --fresh"
 
 

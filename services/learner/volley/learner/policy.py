@@ -14,9 +14,17 @@ from torch import Tensor
 from volley.learner.batching import MicroBatch
 from volley.learner.forward import Forward
 from volley.learner.log_probs import LogProbs
-from volley.learner.pretrained import Pretrained, load_pretrained, published_tensors
+from volley.learner.lora import changes
+from volley.learner.pretrained import (
+    Pretrained,
+    load_pretrained,
+    published_base,
+    published_tensors,
+    save_tensors,
+)
 from volley.learner.settings import ModelSettings
 from volley.telemetry.stops import ExitCode, Stop
+from volley.transport.low_rank import pack_changes
 
 Message = dict[str, str]
 
@@ -68,8 +76,12 @@ class Policy:
         return getattr(config, "max_position_embeddings", None) or UNLIMITED_CONTEXT_LENGTH
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """All parameters by name, tied ones once."""
-        return dict(self._model.named_parameters())
+        """What is trained, by name, tied ones once: all parameters, or those of the adapters."""
+        return {
+            name: parameter
+            for name, parameter in self._model.named_parameters()
+            if parameter.requires_grad
+        }
 
     def stop_token_ids(self, extra: Sequence[int] = ()) -> tuple[int, ...]:
         """Every id that ends a completion, sorted: the model's, the tokenizer's and `extra`."""
@@ -100,13 +112,25 @@ class Policy:
         return self._forward.log_probs(micro_batch, temperature)
 
     def published_tensors(self) -> dict[str, Tensor]:
-        """The tensors of the forward under the names `save_pretrained` writes, tied ones once."""
+        """The model's tensors under the names `save_pretrained` writes, tied ones once."""
         return published_tensors(self._model)
+
+    def base_tensors(self) -> dict[str, Tensor]:
+        """The same without the adapters: what they change."""
+        return published_base(self._model)
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """What is to be added to the base, packed."""
+        return pack_changes(changes(self._model))
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a Hugging Face folder: weights, configuration and tokenizer."""
-        self._model.save_pretrained(folder)
+        save_tensors(self.published_tensors(), folder)
         self._save_without_weights(folder)
+
+    def save_adapters(self, folder: Path) -> None:
+        """Write a folder as peft loads it beside the model that the adapters are of."""
+        self._model.save_pretrained(folder)
 
     def model_files(self) -> dict[str, bytes]:
         """Content of the files that make the model and its tokenizer, weights apart, by name."""
