@@ -105,7 +105,7 @@ def test_an_engine_that_breaks_gives_its_tasks_back_with_the_traceback(side, mak
 def test_a_task_that_killed_others_gets_no_company(side, make_worker):
     engine = ScriptedEngine()
     worker, leases, leaving = make_worker(engine)
-    thread = threading.Thread(target=worker.run)
+    thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
     suspect = msgspec.structs.replace(side.task(1), alone=True)
     side.issue(side.task(0), suspect, side.task(2), side.task(3))
@@ -120,10 +120,24 @@ def test_a_task_that_killed_others_gets_no_company(side, make_worker):
     thread.join()
 
 
+def test_of_two_tasks_that_may_kill_one_goes_back_before_the_other_begins(side, make_worker):
+    engine = ScriptedEngine()
+    worker, leases, leaving = make_worker(engine)
+    thread = threading.Thread(target=worker.run, daemon=True)
+    side.issue(*(msgspec.structs.replace(side.task(number), alone=True) for number in range(2)))
+    thread.start()
+    wait_until(lambda: len(engine.running) == 1)
+    [(number, failure)] = side.collect(1).items()
+    assert failure.reason is FailureReason.HANDED_BACK
+    wait_until(lambda: [leased.task.number for leased in leases.held()] == [1 - number])
+    leaving.set()
+    thread.join()
+
+
 def test_a_task_that_others_have_is_aborted_and_makes_room(side, make_worker):
     engine = ScriptedEngine()
     worker, leases, leaving = make_worker(engine)
-    thread = threading.Thread(target=worker.run)
+    thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
     side.issue(*(side.task(number) for number in range(3)))
     wait_until(lambda: len(engine.running) == 2)

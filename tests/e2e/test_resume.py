@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import CONFIG, learner, metrics, refusal, running, worker, write_run
+from tests.processes import (
+    CONFIG,
+    SLOW_REWARDS,
+    learner,
+    metrics,
+    refusal,
+    running,
+    worker,
+    write_run,
+)
 from tests.run_folders import is_clean
 from tests.waiting import wait_until
 
@@ -111,10 +120,12 @@ def test_a_damaged_step_that_is_needed_stops_the_start_until_it_is_given_up(redi
     assert is_clean(folder)
 
 
-def test_a_group_that_kills_the_learner_is_set_aside_after_three_deaths(redis_url, config):
+def test_a_group_that_kills_the_learner_is_set_aside_after_three_deaths(redis_url, tmp_path):
+    # Steps that take as long as a lost lease: the group is back before its run has gone far.
+    config = write_run(tmp_path, CONFIG + DURABLE, SLOW_REWARDS)
     for _ in range(3):
-        folder = train(config, redis_url, 3, failpoint="mid-backward#1")
-    train(config, redis_url, 3, failpoint="")
+        folder = train(config, redis_url, 1_000, failpoint="mid-backward#1")
+    train(config, redis_url, len(metrics(folder)) + 3)
     assert json.loads((folder / "dead" / "number-1.json").read_text())["disposition"] == "refused"
     assert json.loads((folder / "summary.json").read_text())["ledger"]["refused"] >= 1
     assert is_clean(folder)

@@ -13,8 +13,16 @@ class Manifest(Struct, frozen=True):
     run: str
     version: Version
     root: str
-    """BLAKE3 over name, dtype, shape and bytes of every tensor; see volley.transport.tensors."""
+    """BLAKE3 over name, dtype, shape and bytes of every tensor, adapters added in; see
+    volley.transport.tensors."""
     anchor: Blob
-    """All tensors, plain safetensors."""
+    """All tensors, plain safetensors; with adapters those that a run begins with, for all of it."""
+    adapters: Blob | None = None
+    """What is to be added to the anchor's tensors, plain safetensors; see transport.low_rank."""
     finished: bool = False
     """The run is over: nothing will be issued any more, workers may leave."""
+
+    @property
+    def changing(self) -> Blob:
+        """What is other bytes in every version: the adapters, or without any the anchor."""
+        return self.adapters or self.anchor

@@ -8,6 +8,7 @@ Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header le
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -58,12 +59,16 @@ def read_entries(content: Buffer) -> tuple[TensorEntry, ...]:
 
 def root_of(content: Buffer) -> str:
     """The root over the tensors of a safetensors file, hexadecimal; raises InvalidTensors."""
-    view = memoryview(content)
+    return root_over((content, entry) for entry in read_entries(content))
+
+
+def root_over(tensors: Iterable[tuple[Buffer, TensorEntry]]) -> str:
+    """The root over tensors in the order of their names, each with the file that it lies in."""
     root = blake3()
-    for entry in read_entries(content):
+    for content, entry in tensors:
         shape = ",".join(map(str, entry.shape))
         root.update(f"{entry.name} {entry.dtype} {shape}\n".encode())
-        root.update(blake3(view[entry.start : entry.stop]).digest())
+        root.update(blake3(memoryview(content)[entry.start : entry.stop]).digest())
     return root.hexdigest()
 
 

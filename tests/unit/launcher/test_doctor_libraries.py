@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_models import VOCAB, save_tiny_qwen3
+from tests.tiny_models import save_tiny_qwen3
 from volley.launcher.doctor_libraries import (
     Probe,
     installed_versions,
@@ -53,9 +53,8 @@ def test_a_sound_installation_answers_about_everything(tmp_path):
     assert probe.problem("transformers") is None
     # Embedding 32 x 32, tied; in each of two layers attention 6144 and norms of its heads 64,
     # feed-forward 3 x 32 x 64 and norms 64; one last norm of 32.
-    assert probe.model == ModelShape(
-        1024 + 2 * (6144 + 64 + 6144 + 64) + 32, 2, 32, len(VOCAB), 1, 32
-    )
+    # Linear maps of a layer: q and o 32 + 64 each, k and v 32 + 32, three of 32 + 64: 608.
+    assert probe.model == ModelShape(1024 + 2 * (6144 + 64 + 6144 + 64) + 32, 2, 1216, 32, 1, 32)
     installed = installed_versions()
     assert torch_finding(probe, installed, has_driver=False).level is Level.OK
     assert transformers_finding(probe, installed).level is Level.OK

@@ -26,11 +26,11 @@ from volley.launcher.doctor_memory import (
 )
 from volley.launcher.doctor_probe import Device
 from volley.launcher.findings import GIB, Level
-from volley.launcher.sizing import ModelShape
+from volley.launcher.sizing import LOGITS_BYTES, ModelShape
 from volley.learner.settings import DevicesSettings, Settings
 
 # 1000 parameters; a token's keys and values are 2 x 2 x 1 x 4 = 16 values.
-MODEL = ModelShape(1000, 2, 8, 100, 1, 4)
+MODEL = ModelShape(1000, 2, 50, 8, 1, 4)
 WEIGHTS = 2000
 CARD = Device("cuda:0", "a card", 70 * GIB, 80 * GIB)
 
@@ -42,15 +42,17 @@ def settings(**sections: Mapping[str, object]) -> Settings:
 
 def test_on_the_cpu_learner_and_worker_share_main_memory():
     need = need_of(settings(), MODEL, [], vllm=True)
-    learner = 20 * 1000 + WEIGHTS + PROCESS_BYTES
+    learner = 20 * 1000 + LOGITS_BYTES + WEIGHTS + PROCESS_BYTES
     worker = WEIGHTS + 2 * WEIGHTS + VLLM_KV_BYTES_CPU + PROCESS_BYTES
     assert need.fixed_bytes(CPU) == learner + worker
-    assert need.bytes_per_token(CPU) == 65 * 8 * 2 + 2 * 100 * 2
+    assert need.bytes_per_token(CPU) == 65 * 8 * 2
 
 
 def test_on_one_gpu_each_process_adds_its_context_and_main_memory_holds_the_downloads():
     need = need_of(settings(), MODEL, [CARD], vllm=True)
-    assert need.fixed_bytes("cuda:0") == 22 * 1000 + VLLM_KV_BYTES + 2 * CONTEXT_BYTES
+    assert (
+        need.fixed_bytes("cuda:0") == 22 * 1000 + LOGITS_BYTES + VLLM_KV_BYTES + 2 * CONTEXT_BYTES
+    )
     assert need.fixed_bytes(CPU) == 3 * WEIGHTS + 2 * PROCESS_BYTES
     assert need.bytes_per_token(CPU) == 0
 
@@ -59,6 +61,14 @@ def test_each_worker_adds_its_own():
     devices = {"learner": "cpu", "rollout": ["cuda:0", "cuda"]}
     need = need_of(settings(devices=devices), MODEL, [CARD], vllm=True)
     assert need.fixed_bytes("cuda:0") == 2 * (WEIGHTS + VLLM_KV_BYTES + CONTEXT_BYTES)
+
+
+def test_adapters_alone_are_trained_beside_the_frozen_weights():
+    need = need_of(settings(model={"path": "m", "lora_r": 3}), MODEL, [CARD], vllm=True)
+    learner = WEIGHTS + 20 * 3 * 50 + LOGITS_BYTES
+    assert need.fixed_bytes("cuda:0") == learner + WEIGHTS + VLLM_KV_BYTES + 2 * CONTEXT_BYTES
+    # A worker keeps what the adapters are added to beside its two buffers.
+    assert need.fixed_bytes(CPU) == 4 * WEIGHTS + 2 * PROCESS_BYTES
 
 
 def test_a_reference_model_is_one_more_copy():
@@ -78,7 +88,7 @@ def test_a_reference_model_is_one_more_copy():
 )
 def test_the_budget_of_the_workers_options_is_used(options: list[str]):
     need = need_of(settings(devices={"rollout_options": options}), MODEL, [CARD], vllm=True)
-    assert need.fixed_bytes("cuda:0") == 22 * 1000 + 5000 + 2 * CONTEXT_BYTES
+    assert need.fixed_bytes("cuda:0") == 22 * 1000 + LOGITS_BYTES + 5000 + 2 * CONTEXT_BYTES
 
 
 def test_without_vllm_all_completions_may_have_their_full_length():
@@ -87,7 +97,7 @@ def test_without_vllm_all_completions_may_have_their_full_length():
     )
     need = need_of(given, MODEL, [CARD], vllm=False)
     # 8 sequences x 10 tokens x 16 values x 2 bytes
-    assert need.fixed_bytes("cuda:0") == 22 * 1000 + 2560 + 2 * CONTEXT_BYTES
+    assert need.fixed_bytes("cuda:0") == 22 * 1000 + LOGITS_BYTES + 2560 + 2 * CONTEXT_BYTES
 
 
 NEED = Need((Share(CPU, "learner", 600), Share(CPU, "workers", 100)), CPU, 30, 10, False)

@@ -9,6 +9,7 @@ from torch.nn import Parameter
 from volley.launcher.sizing import (
     CHECKPOINTING_FROM_NUM_PARAMETERS,
     LEARNER_BYTES_PER_PARAMETER,
+    LOGITS_BYTES,
     Dtype,
     ModelShape,
     activation_bytes_per_token,
@@ -18,31 +19,42 @@ from volley.launcher.sizing import (
     uses_checkpointing,
     weight_bytes,
 )
+from volley.learner.log_probs import LOGITS_AT_ONCE
 from volley.learner.masters import AdamWRules, Masters
 from volley.learner.pretrained import CHECKPOINTING_FROM_NUM_PARAMETERS as LEARNERS_LIMIT
 
-# Qwen2.5-0.5B and 7B.
-SMALL = ModelShape(494_032_768, 24, 896, 151_936, 2, 64)
-LARGE = ModelShape(7_615_616_512, 28, 3584, 152_064, 4, 128)
+# Qwen2.5-0.5B and 7B; the linear maps of a layer of 0.5B: q and o 896 x 896, k and v 896 x 128,
+# gate, up and down 896 x 4864.
+SMALL = ModelShape(494_032_768, 24, 549_888, 896, 2, 64)
+LARGE = ModelShape(7_615_616_512, 28, 2_523_136, 3584, 4, 128)
 
 
 def test_a_model_of_half_a_billion_takes_these_bytes():
     assert weight_bytes(SMALL, "bfloat16") == 988_065_536
     assert learner_bytes(SMALL, "float32") == 7_904_524_288
     assert learner_bytes(SMALL, "bfloat16") == 9_880_655_360
+    # 988,065,536 + 20 x 16 x 549,888
+    assert learner_bytes(SMALL, "bfloat16", lora_r=16) == 1_164_029_696
     # 2 x 24 layers x 2 heads x 64 x 2 bytes
     assert kv_bytes_per_token(SMALL, "bfloat16") == 12_288
     # the two kept, the next one, the trained model
     assert disk_bytes(SMALL, "bfloat16", num_kept=2) == 4 * 988_065_536
+    # base and trained model, and three times adapters of 2 x 16 x 549,888
+    expected = 2 * 988_065_536 + 3 * 17_596_416
+    assert disk_bytes(SMALL, "bfloat16", num_kept=2, lora_r=16) == expected
 
 
-def test_activations_are_those_of_layers_and_logits():
-    # 24 x 896 x 65 + 2 x 151,936 x 2
+def test_activations_are_those_of_layers():
+    # 24 x 896 x 65
     plain = activation_bytes_per_token(SMALL, "bfloat16", checkpointing=False)
-    assert plain == 1_397_760 + 607_744
-    # 24 x 896 x 2 + 896 x 65 + the same logits
+    assert plain == 1_397_760
+    # 24 x 896 x 2 + 896 x 65
     checkpointed = activation_bytes_per_token(SMALL, "bfloat16", checkpointing=True)
-    assert checkpointed == 43_008 + 58_240 + 607_744
+    assert checkpointed == 43_008 + 58_240
+
+
+def test_logits_are_few_at_once_and_in_three_forms():
+    assert LOGITS_BYTES == 3 * 4 * LOGITS_AT_ONCE
 
 
 def test_large_models_recompute_activations_unless_told():

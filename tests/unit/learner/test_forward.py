@@ -143,6 +143,21 @@ def test_log_probs_entropies_and_gradients_are_the_plain_ones(
     assert (found[2] - expected[2]).norm() <= 1e-5 * expected[2].norm()
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own doings
+def test_compiled_layers_give_the_plain_numbers_too():
+    name = "qwen3"
+    plain, model, _ = load(name)
+    sequences = [
+        TrainSequence((1, 2, 3), ids, (True,) * len(ids), (0.0,) * len(ids), 1.0)
+        for ids in ((4, 5, 6), (7,), (8, 9, 10, 11))
+    ]
+    found = found_with_gradient(Forward(model, compiles=True), model, sequences, 1000)
+    load.cache_clear()
+    expected = expected_with_gradient(plain, sequences)
+    torch.testing.assert_close(found[:2], expected[:2], rtol=0, atol=1e-5)
+    assert (found[2] - expected[2]).norm() <= 1e-5 * expected[2].norm()
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prompts_are_shared_where_the_attention_allows_it(name: str):
     *_, forward = load(name)

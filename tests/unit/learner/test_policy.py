@@ -1,7 +1,10 @@
 """Axes: B sequences, L tokens, T tokens of a completion."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,19 @@ def test_gradient_checkpointing_changes_no_gradient_and_dropout_stays_off(folder
     _, plain = gradients(load(folder, gradient_checkpointing=False), 10_000, "dapo")
     _, checkpointed = gradients(load(folder, gradient_checkpointing=True), 10_000, "dapo")
     assert ((plain - checkpointed).norm() / plain.norm()).item() < 1e-6
+
+
+def test_layers_that_cannot_be_compiled_are_refused_at_once(qwen3_folder: Path):
+    # In a process of its own: what compiles is looked for once.
+    program = (
+        "from volley.learner.policy import Policy; from volley.learner.settings import *; "
+        f"Policy.load(ModelSettings(path={str(qwen3_folder)!r}, torch_compile=True), 'cpu')"
+    )
+    environment = {"PATH": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert "model.torch_compile: InvalidCxxCompiler" in process.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from volley.learner.weight_store import WeightStore
+from volley.learner.weight_store import WeightStore, root_of_tensors
 from volley.schemas.groups import Version
 from volley.transport.tensors import hash_bytes, root_of
 
@@ -69,6 +69,28 @@ def test_the_root_depends_on_names_shapes_and_bytes(store):
         )
     ]
     assert len(set(roots)) == 4
+
+
+def test_the_root_of_tensors_is_that_of_their_file(store):
+    assert root_of_tensors(tensors(3.0)) == store.publish(tensors(3.0), Version(1, 0)).root
+
+
+def test_adapters_come_and_go_beside_a_base_that_stays(store, tmp_path):
+    base = store.add_base(tensors(0.0))
+    for step in range(4):
+        manifest = store.stage_adapters(
+            base, {"change": torch.tensor(float(step))}, f"root {step}", Version(1, step)
+        )
+        store.announce(manifest)
+    assert store.head == manifest
+    assert (manifest.root, manifest.anchor) == ("root 3", base)
+    assert len(list(tmp_path.iterdir())) == 1 + 2
+    with store.pinned(base.hash) as kept, store.pinned(manifest.adapters.hash) as newest:
+        assert torch.equal(load_file(kept)["b"], tensors(0.0)["b"])
+        assert load_file(newest)["change"] == 3
+    store.finish()
+    assert store.head.finished
+    assert store.head.adapters == manifest.adapters
 
 
 def test_the_end_of_the_run_is_announced(store):

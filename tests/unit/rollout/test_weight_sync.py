@@ -11,13 +11,14 @@ from safetensors.torch import save
 from tests.scripted_learner import ScriptedLearner
 from tests.serving import TOKEN, serving
 from tests.waiting import wait_until
-from volley.learner.weight_store import WeightStore
+from volley.learner.weight_store import WeightStore, root_of_tensors
 from volley.rollout.weight_sync import VerifiedWeights, WeightSync
 from volley.schemas.groups import SCHEMA_VERSION, Version
 from volley.schemas.manifest import Manifest
 from volley.schemas.run_spec import Blob
 from volley.telemetry.stops import Stop
 from volley.transport.learner_client import LearnerClient
+from volley.transport.low_rank import LowRank, pack_changes
 from volley.transport.tensors import hash_bytes, root_of
 
 
@@ -65,12 +66,29 @@ def publish(store: WeightStore, step: int) -> Manifest:
     return store.publish(tensors_of(step), Version(1, step))
 
 
-def assert_are(weights: VerifiedWeights | None, step: int) -> None:
+def publish_adapters(store: WeightStore, base: Blob, step: int, root: str = "") -> Manifest:
+    """Adapters that add `step` to the first tensor of `tensors_of(0)`, as the root says."""
+    change = LowRank(torch.ones(1, 2), torch.full((3, 1), step / 2), torch.tensor(2.0))
+    root = root or root_of_tensors(adapted(step))
+    manifest = store.stage_adapters(base, pack_changes({"a": change}), root, Version(1, step))
+    store.announce(manifest)
+    return manifest
+
+
+def adapted(step: int) -> dict[str, torch.Tensor]:
+    return tensors_of(0) | {"a": tensors_of(step)["a"]}
+
+
+def assert_are(
+    weights: VerifiedWeights | None,
+    step: int,
+    expected_of: Callable[[int], dict[str, torch.Tensor]] = tensors_of,
+) -> None:
     assert weights is not None
     assert weights.manifest.version == Version(1, step)
     tensors = weights.tensors()
-    assert tensors.keys() == tensors_of(step).keys()
-    for name, tensor in tensors_of(step).items():
+    assert tensors.keys() == expected_of(step).keys()
+    for name, tensor in expected_of(step).items():
         torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=0)
 
 
@@ -151,6 +169,66 @@ def test_another_root_than_announced_is_refused_and_logged(follow, caplog):
             assert weights is None
         assert "announced another root" in caplog.text
         sync.close(timeout_s=10)
+
+
+def test_adapters_are_added_to_a_base_that_is_downloaded_once(store, sync, tmp_path):
+    base = store.add_base(tensors_of(0))
+    for step in range(4):
+        publish_adapters(store, base, step)
+        assert sync.wait(timeout_s=20)
+        with sync.newest() as weights:
+            assert_are(weights, step, adapted)
+        (tmp_path / f"{base.hash}.safetensors").unlink(missing_ok=True)
+
+
+def test_another_base_is_downloaded_and_whole_tensors_need_none(store, sync):
+    def offered(step, expected_of):
+        assert sync.wait(timeout_s=20)
+        with sync.newest() as weights:
+            assert_are(weights, step, expected_of)
+
+    publish_adapters(store, store.add_base(tensors_of(0)), 1)
+    offered(1, adapted)
+    publish(store, 2)
+    offered(2, tensors_of)
+    other = {name: tensor + 1 for name, tensor in tensors_of(0).items()}
+    moved = {name: tensor + 1 for name, tensor in adapted(3).items()}
+    publish_adapters(store, store.add_base(other), 3, root_of_tensors(moved))
+    offered(3, lambda step: moved)
+
+
+def test_adapters_that_make_another_root_are_refused_and_the_base_fetched_again(
+    store, sync, tmp_path
+):
+    base = store.add_base(tensors_of(0))
+    publish_adapters(store, base, 0)
+    assert sync.wait(timeout_s=20)
+    with sync.newest() as weights:
+        assert_are(weights, 0, adapted)
+    file = tmp_path / f"{base.hash}.safetensors"
+    right = file.read_bytes()
+    file.write_bytes(right[:-1] + b"?")
+    publish_adapters(store, base, 1, "another root")
+    # The second time because of the base, which is read again.
+    wait_until(lambda: sync.num_refused >= 2)
+    publish_adapters(store, base, 2)
+    wait_for_head(sync, 2)
+    with sync.newest() as weights:
+        assert weights is None
+    file.write_bytes(right)
+    assert sync.wait(timeout_s=20)
+    with sync.newest() as weights:
+        assert_are(weights, 2, adapted)
+
+
+def test_adapters_that_do_not_fit_their_base_are_refused_and_logged(store, sync, caplog):
+    publish_adapters(store, store.add_base({"other": torch.zeros(2)}), 1)
+    wait_until(lambda: sync.num_refused)
+    assert "a change of a, which the base does not have" in caplog.text
+    publish_adapters(store, store.add_base(tensors_of(0)), 2)
+    assert sync.wait(timeout_s=20)
+    with sync.newest() as weights:
+        assert_are(weights, 2, adapted)
 
 
 def test_the_end_of_the_run_is_seen(store, sync):

@@ -52,6 +52,8 @@ Examples:
 volley export runs/sums-20260101-120000 model
 
 volley export runs/sums-20260101-120000 model-at-100 --step 100
+
+volley export runs/sums-20260101-120000 adapter --adapter
 """
 
 AUDIT_EXAMPLES = """
@@ -219,6 +221,9 @@ def export(
         int | None,
         typer.Option(min=0, help="Of the checkpoint to take; left out: the newest."),
     ] = None,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="LoRA's adapters alone, as peft and vLLM load them.")
+    ] = False,
 ) -> None:
     """Write the model of a checkpoint as a Hugging Face folder, for transformers, vLLM and others.
 
@@ -228,7 +233,7 @@ def export(
         set_up_logs("launcher", style="text")
         from volley.learner.export import export as write_model
 
-        write_model(run_folder, out, step)
+        write_model(run_folder, out, step, adapters_alone=adapter)
 
 
 @app.command(epilog=AUDIT_EXAMPLES)

@@ -107,7 +107,8 @@ def _sizes(settings: Settings, probe: Probe) -> Iterator[Finding]:
     for device in probe.devices:
         if need.fixed_bytes(device.name):
             yield judge_device(need, device.name, device.free_bytes)
-    yield disk_finding(folder, disk_bytes(probe.model, dtype, settings.weights.keep))
+    needed = disk_bytes(probe.model, dtype, settings.weights.keep, settings.model.lora_r)
+    yield disk_finding(folder, needed)
 
 
 def _no_model(model: ModelSettings, probe: Probe) -> Finding:

@@ -11,6 +11,7 @@ from volley.launcher.doctor_devices import CPU, resolve_device
 from volley.launcher.doctor_probe import Device
 from volley.launcher.findings import Finding, bad, gib, ok, warn
 from volley.launcher.sizing import (
+    LOGITS_BYTES,
     ModelShape,
     activation_bytes_per_token,
     kv_bytes_per_token,
@@ -105,7 +106,8 @@ def judge_device(need: Need, device: str, num_free_bytes: int) -> Finding:
 
 def _learner_shares(settings: Settings, model: ModelShape, device: str) -> Iterator[Share]:
     weights = weight_bytes(model, settings.model.dtype)
-    yield Share(device, "learner", learner_bytes(model, settings.model.dtype))
+    trained = learner_bytes(model, settings.model.dtype, settings.model.lora_r)
+    yield Share(device, "learner", trained + LOGITS_BYTES)
     if settings.loss.beta > 0 and settings.loss.kl_target == "reference":
         yield Share(device, "reference", weights)
     # The weights pass through main memory when they are published.
@@ -119,7 +121,9 @@ def _worker_shares(
 ) -> Iterator[Share]:
     weights = weight_bytes(model, settings.model.dtype)
     yield Share(device, "workers", weights + _kv_bytes(settings, model, device, vllm=vllm))
-    yield Share(CPU, "workers", NUM_DOWNLOAD_BUFFERS * weights + PROCESS_BYTES)
+    # Beside the download buffers, what adapters are added to.
+    num_copies = NUM_DOWNLOAD_BUFFERS + (settings.model.lora_r is not None)
+    yield Share(CPU, "workers", num_copies * weights + PROCESS_BYTES)
     if device != CPU:
         yield Share(device, "workers", CONTEXT_BYTES)
 

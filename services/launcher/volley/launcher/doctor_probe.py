@@ -9,11 +9,14 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
 from volley.launcher.sizing import ModelShape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MODEL = "model"
 MESSAGE_LENGTH = 200
@@ -112,10 +115,23 @@ def _look_at_model(path: str, revision: str | None = None) -> ModelShape:
     return ModelShape(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_layers=text.num_hidden_layers,
+        linear_units=_linear_units(model),
         hidden_size=text.hidden_size,
-        vocab_size=text.vocab_size,
         num_kv_heads=getattr(text, "num_key_value_heads", None) or num_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // num_heads,
+    )
+
+
+def _linear_units(model: "PreTrainedModel") -> int:
+    """Inputs and outputs of all linear maps but the head."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return sum(
+        sum(module.weight.shape)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
     )
 
 

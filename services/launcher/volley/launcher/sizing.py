@@ -21,6 +21,10 @@ LEARNER_BYTES_PER_PARAMETER: dict[Dtype, int] = {
 # What autograd keeps per token, layer and hidden unit: counted on layers of Qwen2.5's shapes.
 ACTIVATION_BYTES_PER_UNIT: dict[Dtype, int] = {"float32": 122, "bfloat16": 65}
 
+LOGITS_BYTES = 3 * 2**26
+"""Of the logits that the learner has at once, their probabilities and gradients: a few, whatever
+the vocabulary, unless the model scales its logits (volley.learner.forward)."""
+
 CHECKPOINTING_FROM_NUM_PARAMETERS = 1_000_000_000
 """As volley.learner.pretrained has it."""
 
@@ -31,8 +35,9 @@ class ModelShape(msgspec.Struct, frozen=True, tag="model"):
     num_parameters: int
     """Tied ones once."""
     num_layers: int
+    linear_units: int
+    """Inputs and outputs of all linear maps of the layers: what adapters of rank 1 have."""
     hidden_size: int
-    vocab_size: int
     num_kv_heads: int
     head_dim: int
 
@@ -42,20 +47,21 @@ def weight_bytes(model: ModelShape, dtype: Dtype) -> int:
     return model.num_parameters * BYTES_PER_VALUE[dtype]
 
 
-def learner_bytes(model: ModelShape, dtype: Dtype) -> int:
+def learner_bytes(model: ModelShape, dtype: Dtype, lora_r: int | None = None) -> int:
     """Of weights, masters, gradients and optimiser state, activations apart."""
-    return model.num_parameters * LEARNER_BYTES_PER_PARAMETER[dtype]
+    if lora_r is None:
+        return model.num_parameters * LEARNER_BYTES_PER_PARAMETER[dtype]
+    adapters = lora_r * model.linear_units
+    return weight_bytes(model, dtype) + adapters * LEARNER_BYTES_PER_PARAMETER[dtype]
 
 
 def activation_bytes_per_token(model: ModelShape, dtype: Dtype, *, checkpointing: bool) -> int:
-    """Of the forward's, and of the logits and their gradient."""
+    """Of the forward's; logits are not kept."""
     of_layer = ACTIVATION_BYTES_PER_UNIT[dtype] * model.hidden_size
     if checkpointing:
         # Each layer's input, and one layer in full while its backward runs.
-        of_layers = model.num_layers * model.hidden_size * BYTES_PER_VALUE[dtype] + of_layer
-    else:
-        of_layers = model.num_layers * of_layer
-    return of_layers + 2 * model.vocab_size * BYTES_PER_VALUE[dtype]
+        return model.num_layers * model.hidden_size * BYTES_PER_VALUE[dtype] + of_layer
+    return model.num_layers * of_layer
 
 
 def kv_bytes_per_token(model: ModelShape, dtype: Dtype) -> int:
@@ -64,9 +70,16 @@ def kv_bytes_per_token(model: ModelShape, dtype: Dtype) -> int:
     return model.num_layers * of_layer
 
 
-def disk_bytes(model: ModelShape, dtype: Dtype, num_kept: int) -> int:
-    """Of a run folder: the versions that are kept, the next one, and the trained model."""
-    return (num_kept + 2) * weight_bytes(model, dtype)
+def disk_bytes(model: ModelShape, dtype: Dtype, num_kept: int, lora_r: int | None = None) -> int:
+    """Of a run folder: the versions that are kept, the next one, and the trained model.
+
+    With adapters a version is them alone, beside one base.
+    """
+    weights = weight_bytes(model, dtype)
+    if lora_r is None:
+        return (num_kept + 2) * weights
+    adapters = lora_r * model.linear_units * BYTES_PER_VALUE[dtype]
+    return 2 * weights + (num_kept + 1) * adapters
 
 
 def uses_checkpointing(model: ModelShape, wanted: bool | None) -> bool:

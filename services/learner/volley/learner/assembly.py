@@ -27,6 +27,7 @@ from volley.learner.ledger import Ledger
 from volley.learner.loop import Loop, LoopRules, stop_on_signals
 from volley.learner.policy import Policy
 from volley.learner.prompts import Row, read_rows, tokenise_rows
+from volley.learner.publisher import Publisher
 from volley.learner.record import Record
 from volley.learner.recovery import Recovery
 from volley.learner.replay import Replay, recorded_settings
@@ -128,7 +129,7 @@ class Learner:
             *(progress.version, DeadLetters(folder.dead)),
         )
         self._update = Update(policy, settings)
-        self._store = WeightStore(folder.weights, folder.run, settings.weights.keep)
+        self._store = store = WeightStore(folder.weights, folder.run, settings.weights.keep)
         self._history = History(folder, settings.checkpoint, fingerprints)
         self._replay = Replay(
             *(policy, self._update, limits),
@@ -137,15 +138,16 @@ class Learner:
         self._alarms = Alarms(settings.alarms)
         self._record = Record(folder, progress, prompts)
         disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
+        publisher = Publisher(policy, store)
         self._loop = Loop(
-            *(_loop_rules(settings), self._tasks, self._queue, self._update, policy, self._store),
+            *(_loop_rules(settings), self._tasks, self._queue, self._update, publisher, store),
             *(self._history, disk, self._alarms, self._record, progress, stopping),
         )
         spec = describe_run(
-            *(settings, policy, self._store, folder.run, rewards, environment),
+            *(settings, policy, store, folder.run, rewards, environment),
             *(start.code_folder, start.redis_url),
         )
-        self._app = create_app(self._store, spec, self._report, start.token)
+        self._app = create_app(store, spec, self._report, start.token)
 
     def run(self) -> None:
         """Go on where the run had come to, until its end or until told to stop."""

@@ -1,6 +1,7 @@
 """A checkpoint as a Hugging Face folder, for transformers, vLLM and the rest of the world."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,16 +17,23 @@ from volley.telemetry.stops import ExitCode, Stop
 logger = logging.getLogger(__name__)
 
 
-def export(run_folder: Path, out: Path, step: int | None) -> None:
+def export(
+    run_folder: Path, out: Path, step: int | None = None, *, adapters_alone: bool = False
+) -> None:
     """Write the model of a checkpoint (the newest, or the one at `step`) to the new folder `out`.
 
-    Only reads the run folder, so the run may go on meanwhile. Raises Stop; then `out` is not there.
+    Adapters are added into it, or written alone. Only reads the run folder, so the run may go on
+    meanwhile. Raises Stop; then `out` is not there.
     """
     if out.exists() and any(out.iterdir()):
         raise Stop(
             ExitCode.CONFIG, f"OUT: {out} is not empty: give a folder that does not exist yet"
         )
     settings = _settings_of(run_folder)
+    if adapters_alone and settings.model.lora_r is None:
+        raise Stop(
+            ExitCode.CONFIG, f"--adapter: {run_folder} trained the whole model (no model.lora_r)"
+        )
     checkpoint = _find(run_folder, settings, step)
     model = settings.model
     policy = Policy.load(model, "cpu")
@@ -36,7 +44,7 @@ def export(run_folder: Path, out: Path, step: int | None) -> None:
             ExitCode.CONFIG,
             f"model.path: {model.path} is not the model that {run_folder} trained: {error}",
         ) from error
-    _save(policy, out)
+    _save(policy.save_adapters if adapters_alone else policy.save_pretrained, out)
     state = checkpoint.state
     logger.info("exported", extra={"step": state.version.step, "root": state.root, "to": str(out)})
 
@@ -69,13 +77,13 @@ def _find(run_folder: Path, settings: Settings, step: int | None) -> Checkpoint:
     )
 
 
-def _save(policy: Policy, out: Path) -> None:
+def _save(save: Callable[[Path], None], out: Path) -> None:
     """Give the folder its name when it is whole; never replaces anything."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
             folder = Path(temporary) / "model"
-            policy.save_pretrained(folder)
+            save(folder)
             folder.rename(out)
     except (OSError, SafetensorError) as error:
         raise Stop(ExitCode.ENVIRONMENT, f"OUT: cannot write {out}: {error}") from error

@@ -20,6 +20,7 @@ from volley.learner.batching import MicroBatch, TrainSequence, micro_batches
 from volley.learner.head import Head, log_probs_of_hidden
 from volley.learner.log_probs import LogProbs, log_probs_of_logits
 from volley.learner.shared_attention import SHARED_PROMPTS, UnsupportedAttention
+from volley.telemetry.stops import ExitCode, Stop
 
 # Makes logits of some dozens, where a cap or a clamp shows, in models that were never trained too.
 STRENGTH = 64.0
@@ -31,11 +32,13 @@ class Forward:
     """A model, and the liberties that it allows."""
 
     @torch.no_grad()
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, compiles: bool = False) -> None:
         self._model = model
         self._head = _linear_head(model)
         self.shares_prompts = _allow_shared_prompts(model)
         """Micro-batches may have shared prompts."""
+        if compiles:
+            _compile_layers(model)
 
     def log_probs(self, micro_batch: MicroBatch, temperature: float) -> LogProbs:
         """What the model says about the trained tokens; 0 elsewhere."""
@@ -125,6 +128,23 @@ def _allow_shared_prompts(model: PreTrainedModel) -> bool:
         pass
     model.set_attn_implementation(own_attention)
     return False
+
+
+@torch.enable_grad()
+def _compile_layers(model: PreTrainedModel) -> None:
+    """Let the layers run compiled, once for all lengths; raises Stop where they cannot be."""
+    for module in model.modules():
+        if type(module).__name__ in (model._no_split_modules or ()):
+            module.compile(dynamic=True)
+    try:
+        _hidden(model, _trial(model))
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise Stop(
+            ExitCode.ENVIRONMENT,
+            f"model.torch_compile: {reason}: install what it lacks (a C++ compiler, on a CPU), or "
+            "set it to false",
+        ) from error
 
 
 def _trial(model: PreTrainedModel, share_from: int | None = None) -> MicroBatch:

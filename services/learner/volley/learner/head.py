@@ -67,7 +67,6 @@ class _Rules:
 class _Chunk:
     """Some rows of the vocabulary: their scores, and which targets are among them."""
 
-    rows: slice
     logits_NC: Tensor
     scores_NC: Tensor
     """Logits over temperature, at least in float32."""
@@ -100,9 +99,9 @@ class _ChunkedLogProbs(torch.autograd.Function):
         targets_N: Tensor,
         rules: _Rules,
     ) -> tuple[Tensor, Tensor]:
-        running = _RunningSums(hidden_NH)
-        for chunk in _chunks(hidden_NH, Head(weight_VH, bias_V, rules.softcap), targets_N, rules):
-            running.add(chunk)
+        running, head = _RunningSums(hidden_NH), Head(weight_VH, bias_V, rules.softcap)
+        for rows in _rows_at_a_time(weight_VH, targets_N, rules):
+            running.add(_chunk(rows, hidden_NH, head, targets_N, rules))
         log_sum_N = running.max_N + running.sum_N.log()
         entropy_N = running.sum_N.log() - running.weighted_N / running.sum_N
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, log_sum_N, entropy_N)
@@ -121,18 +120,17 @@ class _ChunkedLogProbs(torch.autograd.Function):
         grad_hidden_NH = hidden_NH.new_zeros(hidden_NH.shape, dtype=log_sum_N.dtype)
         grad_weight_VH = torch.empty_like(weight_VH) if needs_weight else None
         grad_bias_V = torch.empty_like(bias_V) if needs_bias else None
-        for chunk in _chunks(hidden_NH, head, targets_N, rules):
-            grad_NC = _grad_of_scores(
-                chunk, log_sum_N, entropy_N, grad_logprobs_N, grad_entropy_N
-            ).div_(rules.temperature)
-            if rules.softcap is not None:
-                grad_NC *= 1 - (chunk.logits_NC / rules.softcap).square()
-            grad_NC = grad_NC.to(hidden_NH.dtype)
-            grad_hidden_NH += grad_NC @ weight_VH[chunk.rows]
+        for rows in _rows_at_a_time(weight_VH, targets_N, rules):
+            grad_NC = _grad_of_logits(
+                _chunk(rows, hidden_NH, head, targets_N, rules),
+                *(log_sum_N, entropy_N, grad_logprobs_N, grad_entropy_N, rules),
+            ).to(hidden_NH.dtype)
+            grad_hidden_NH += grad_NC @ weight_VH[rows]
             if grad_weight_VH is not None:
-                torch.mm(grad_NC.T, hidden_NH, out=grad_weight_VH[chunk.rows])
+                torch.mm(grad_NC.T, hidden_NH, out=grad_weight_VH[rows])
             if grad_bias_V is not None:
-                grad_bias_V[chunk.rows] = grad_NC.sum(0)
+                grad_bias_V[rows] = grad_NC.sum(0)
+            del grad_NC  # before the next chunk is made
         return grad_hidden_NH.to(hidden_NH.dtype), grad_weight_VH, grad_bias_V, None, None
 
 
@@ -165,18 +163,38 @@ class _RunningSums:
         self.max_N = max_N
 
 
-def _chunks(hidden_NH: Tensor, head: Head, targets_N: Tensor, rules: _Rules) -> Iterator[_Chunk]:
-    num_tokens, vocab_size = hidden_NH.shape[0], head.weight_VH.shape[0]
+def _rows_at_a_time(weight_VH: Tensor, targets_N: Tensor, rules: _Rules) -> Iterator[slice]:
+    """All rows of the vocabulary, as many at once as their logits may take."""
+    num_tokens, vocab_size = targets_N.shape[0], weight_VH.shape[0]
     num_tiles = rules.logits_at_once // (ROWS_MULTIPLE * max(1, num_tokens))
     num_rows = ROWS_MULTIPLE * max(1, num_tiles)
     for start in range(0, vocab_size, num_rows):
-        rows = slice(start, min(start + num_rows, vocab_size))
-        logits_NC = head.logits(hidden_NH, rows)
-        has_target_N1 = ((targets_N >= rows.start) & (targets_N < rows.stop))[:, None]
-        target_N1 = torch.where(has_target_N1, targets_N[:, None] - rows.start, 0)
-        # A copy that may be written to, whatever the dtype.
-        scores_NC = widened(logits_NC) / rules.temperature
-        yield _Chunk(rows, logits_NC, scores_NC, has_target_N1, target_N1)
+        yield slice(start, min(start + num_rows, vocab_size))
+
+
+def _chunk(rows: slice, hidden_NH: Tensor, head: Head, targets_N: Tensor, rules: _Rules) -> _Chunk:
+    logits_NC = head.logits(hidden_NH, rows)
+    has_target_N1 = ((targets_N >= rows.start) & (targets_N < rows.stop))[:, None]
+    target_N1 = torch.where(has_target_N1, targets_N[:, None] - rows.start, 0)
+    # A copy that may be written to, whatever the dtype.
+    scores_NC = widened(logits_NC) / rules.temperature
+    return _Chunk(logits_NC, scores_NC, has_target_N1, target_N1)
+
+
+def _grad_of_logits(
+    chunk: _Chunk,
+    log_sum_N: Tensor,
+    entropy_N: Tensor,
+    grad_logprobs_N: Tensor | None,
+    grad_entropy_N: Tensor | None,
+    rules: _Rules,
+) -> Tensor:
+    """At the head's linear map, before the cap."""
+    grad_NC = _grad_of_scores(chunk, log_sum_N, entropy_N, grad_logprobs_N, grad_entropy_N)
+    grad_NC /= rules.temperature
+    if rules.softcap is not None:
+        grad_NC *= 1 - (chunk.logits_NC / rules.softcap).square()
+    return grad_NC
 
 
 def _grad_of_scores(

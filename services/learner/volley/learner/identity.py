@@ -28,7 +28,10 @@ OF_THE_STEP = ("run", "model", "sampling", "environment", "reward", "loss", "opt
 """Sections that a step's outcome depends on."""
 OF_THE_PLACE = {"run": {"name", "folder"}, "model": {"path", "revision"}}
 """Keys of these sections that say where something lies; what lies there is hashed."""
-FROZEN_KEYS = ("model.dtype", "sampling", "environment", "reward.functions", "run.seed")
+FROZEN_KEYS = (
+    *("model.dtype", "model.lora_r", "model.lora_alpha", "model.lora_target_modules"),
+    *("sampling", "environment", "reward.functions", "run.seed"),
+)
 ELSEWHERE = "give what it began with, or start another run with --fresh"
 
 

@@ -33,7 +33,7 @@ from volley.learner.disk import Disk
 from volley.learner.gathering import Gathering
 from volley.learner.history import History, Reached
 from volley.learner.leases import LeaseClock
-from volley.learner.policy import Policy
+from volley.learner.publisher import Publisher
 from volley.learner.record import Record
 from volley.learner.status import Progress
 from volley.learner.tasks import Tasks
@@ -90,7 +90,7 @@ class Loop:
         tasks: Tasks,
         queue: LearnerQueue,
         update: Update,
-        policy: Policy,
+        publisher: Publisher,
         store: WeightStore,
         history: History,
         disk: Disk,
@@ -103,7 +103,7 @@ class Loop:
         self._tasks = tasks
         self._queue = queue
         self._update = update
-        self._policy = policy
+        self._publisher = publisher
         self._store = store
         self._history = history
         self._disk = disk
@@ -143,7 +143,7 @@ class Loop:
     def _stage(self, version: Version) -> Manifest:
         """The weights at hand, ready to be announced as `version`."""
         with self._record.timing(LearnerState.PUBLISHING):
-            return self._store.stage(self._policy.published_tensors(), version)
+            return self._publisher.stage(version)
 
     def _issue(self) -> None:
         if self._disk.has_room():

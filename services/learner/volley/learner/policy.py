@@ -15,15 +15,24 @@ from torch import Tensor
 from volley.learner.batching import MicroBatch
 from volley.learner.forward import Forward
 from volley.learner.log_probs import LogProbs
-from volley.learner.pretrained import Pretrained, load_pretrained, published_tensors
+from volley.learner.lora import changes
+from volley.learner.pretrained import (
+    Pretrained,
+    load_pretrained,
+    published_base,
+    published_tensors,
+    save_tensors,
+)
 from volley.learner.settings import ModelSettings
 from volley.telemetry.stops import ExitCode, Stop
+from volley.transport.low_rank import pack_changes
 
 Message = dict[str, str]
 
-# Of one prompt. A stretch of its own costs each layer some twenty operations more: about as much as
-# this many tokens in the smallest of models (bench/learner.py).
-MIN_TOKENS_SAVED = 512
+# A stretch of its own costs each layer some twenty operations more. Measured on the smallest of
+# models, on a CPU: as much as 45 tokens. An accelerator starts operations slower than it does them,
+# so there it is taken for more; not measured.
+MIN_TOKENS_SAVED_ON_CPU, MIN_TOKENS_SAVED = 64, 512
 
 # Of models that name no limit.
 UNLIMITED_CONTEXT_LENGTH = 2**31 - 1
@@ -39,16 +48,16 @@ class InvalidChat(Stop):
 class Policy:
     """A causal language model on its device, with its tokenizer."""
 
-    def __init__(self, pretrained: Pretrained) -> None:
+    def __init__(self, pretrained: Pretrained, *, torch_compile: bool = False) -> None:
         self._model = pretrained.model
         self._tokenizer = pretrained.tokenizer
         self._dropouts = pretrained.dropouts
-        self._forward = Forward(self._model)
+        self._forward = Forward(self._model, compiles=torch_compile)
 
     @classmethod
     def load(cls, settings: ModelSettings, device: str) -> "Policy":
         """The model at `settings.path`, on `device` or, if that is `auto`, an accelerator."""
-        return cls(load_pretrained(settings, device))
+        return cls(load_pretrained(settings, device), torch_compile=settings.torch_compile)
 
     @property
     def device(self) -> torch.device:
@@ -57,7 +66,9 @@ class Policy:
     @property
     def share_from(self) -> int | None:
         """How many tokens a prompt must save to be shared in a micro-batch; None: never share."""
-        return MIN_TOKENS_SAVED if self._forward.shares_prompts else None
+        if not self._forward.shares_prompts:
+            return None
+        return MIN_TOKENS_SAVED_ON_CPU if self.device.type == "cpu" else MIN_TOKENS_SAVED
 
     @property
     def vocab_size(self) -> int:
@@ -73,8 +84,12 @@ class Policy:
         return getattr(config, "max_position_embeddings", None) or UNLIMITED_CONTEXT_LENGTH
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """All parameters by name, tied ones once."""
-        return dict(self._model.named_parameters())
+        """What is trained, by name, tied ones once: all parameters, or those of the adapters."""
+        return {
+            name: parameter
+            for name, parameter in self._model.named_parameters()
+            if parameter.requires_grad
+        }
 
     def stop_token_ids(self, extra: Sequence[int] = ()) -> tuple[int, ...]:
         """Every id that ends a completion, sorted: the model's, the tokenizer's and `extra`."""
@@ -126,13 +141,25 @@ class Policy:
         return self._forward.log_probs(micro_batch, temperature)
 
     def published_tensors(self) -> dict[str, Tensor]:
-        """The tensors of the forward under the names `save_pretrained` writes, tied ones once."""
+        """The model's tensors under the names `save_pretrained` writes, tied ones once."""
         return published_tensors(self._model)
+
+    def base_tensors(self) -> dict[str, Tensor]:
+        """The same without the adapters: what they change."""
+        return published_base(self._model)
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """What is to be added to the base, packed."""
+        return pack_changes(changes(self._model))
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a Hugging Face folder: weights, configuration and tokenizer."""
-        self._model.save_pretrained(folder)
+        save_tensors(self.published_tensors(), folder)
         self._save_without_weights(folder)
+
+    def save_adapters(self, folder: Path) -> None:
+        """Write a folder as peft loads it beside the model that the adapters are of."""
+        self._model.save_pretrained(folder)
 
     def model_files(self) -> dict[str, bytes]:
         """Content of the files that make the model and its tokenizer, weights apart, by name."""

@@ -1,15 +1,17 @@
 """A model and its tokenizer from a folder or a hub, checked for what training needs.
 
-Together with forward and shared_attention, this is all of the learner that knows transformers.
+Together with forward, shared_attention and lora, this is all of the learner that knows
+transformers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -23,6 +25,7 @@ from transformers import (
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils.logging import disable_progress_bar
 
+from volley.learner.lora import add_adapters, base_tensors, plain_tensors
 from volley.learner.settings import ModelSettings
 from volley.telemetry.stops import ExitCode, Stop
 
@@ -51,6 +54,8 @@ def load_pretrained(settings: ModelSettings, device: str) -> Pretrained:
         dropouts = _take_dropouts(config)
         model = _load_model(settings, config)
     _check_published_names(model)
+    if settings.lora_r is not None:
+        add_adapters(model, settings)
     torch.nn.Module.to(model, resolve_device(device))
     _set_mode(model, settings.gradient_checkpointing)
     return Pretrained(model, tokenizer, dropouts)
@@ -58,9 +63,24 @@ def load_pretrained(settings: ModelSettings, device: str) -> Pretrained:
 
 def published_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """The tensors that `save_pretrained` writes, under its names: tied ones once."""
+    return _each_once(model, plain_tensors(model))
+
+
+def published_base(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The same without what adapters change."""
+    return _each_once(model, base_tensors(model))
+
+
+def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write published tensors as `save_pretrained` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(dict(tensors), folder)
+
+
+def _each_once(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: tensor.contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in tensors.items()
         if name not in model.all_tied_weights_keys
     }
 

@@ -63,6 +63,14 @@ class ModelSettings(Section):
     """Of the forward and of the published tensors; the masters are always float32."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward; left out: for models above 1e9 parameters."""
+    lora_r: PositiveInt | None = None
+    """Rank of LoRA adapters, which alone are trained; left out: the whole model is."""
+    lora_alpha: PositiveInt = 32
+    """Adapters' changes are scaled by lora_alpha / lora_r."""
+    lora_target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the linear maps that get adapters: ["q_proj", "v_proj"]; or those of all layers."""
+    torch_compile: bool = False
+    """Compile the layers: faster after a slow first step; a resume may differ in the last bits."""
     attn_implementation: str = "sdpa"
     """As transformers names it: sdpa, eager, flash_attention_2."""
 

@@ -105,4 +105,5 @@ def _behind_prompt(prompt_1KPD: Tensor, rows_GKTD: Tensor) -> Tensor:
     return torch.cat([prompt_1KPD.expand(num_rows, -1, -1, -1), rows_GKTD], dim=2)
 
 
-AttentionInterface.register(SHARED_PROMPTS, attend)
+# Compiled layers call it as it is: its stretches have other lengths in every micro-batch.
+AttentionInterface.register(SHARED_PROMPTS, torch.compiler.disable(attend))

@@ -11,13 +11,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import torch
 from safetensors.torch import save, save_file
 
 from volley.schemas.groups import SCHEMA_VERSION, Version
 from volley.schemas.manifest import Manifest
 from volley.schemas.run_spec import Blob
-from volley.transport.tensors import hash_bytes, root_of
+from volley.transport.tensors import (
+    Buffer,
+    TensorEntry,
+    hash_bytes,
+    read_entries,
+    root_of,
+    root_over,
+)
 
 
 class WeightStore:
@@ -34,7 +42,8 @@ class WeightStore:
         self._keep = keep
         self._lock = threading.Lock()
         self._head: Manifest | None = None
-        self._anchors: list[str] = []
+        self._announced: list[str] = []
+        """Blobs that change with every version, the newest last."""
         self._paths: dict[str, Path] = {}
         self._pins: Counter[str] = Counter()
         self._listeners: set[Callable[[], object]] = set()
@@ -62,31 +71,32 @@ class WeightStore:
 
     def stage(self, tensors: Mapping[str, torch.Tensor], version: Version) -> Manifest:
         """What would make `tensors` the head; their bytes can be read, nobody is told."""
-        written = self._folder / f".{version}.safetensors"
-        save_file(dict(tensors), written)
-        with written.open("rb") as file, _mapped(file.fileno()) as content:
-            blob, root = Blob(hash_bytes(content), len(content)), root_of(content)
-        path = self._folder / f"{blob.hash}.safetensors"
-        written.replace(path)
-        with self._lock:
-            self._paths[blob.hash] = path
+        blob, root = self._write(tensors)
         return Manifest(SCHEMA_VERSION, self._run, version, root, blob)
+
+    def add_base(self, tensors: Mapping[str, torch.Tensor]) -> Blob:
+        """Serve what adapters are added to, for as long as the run lives."""
+        return self._write(tensors)[0]
+
+    def stage_adapters(
+        self, base: Blob, adapters: Mapping[str, torch.Tensor], root: str, version: Version
+    ) -> Manifest:
+        """The same as `stage` where `adapters`, added to `base`, make tensors with this root."""
+        blob, _ = self._write(adapters)
+        return Manifest(SCHEMA_VERSION, self._run, version, root, base, blob)
 
     def announce(self, manifest: Manifest) -> None:
         """Make staged weights the head."""
-        anchor = manifest.anchor.hash
+        newest = manifest.changing.hash
         with self._lock:
-            self._anchors = [kept for kept in self._anchors if kept != anchor] + [anchor]
+            self._announced = [kept for kept in self._announced if kept != newest] + [newest]
             self._prune()
         self._tell(manifest)
 
     def finish(self) -> None:
         """Tell everyone who waits that the run is over."""
-        head = self._head
-        if head is not None:
-            self._tell(
-                Manifest(head.schema_version, head.run, head.version, head.root, head.anchor, True)
-            )
+        if self._head is not None:
+            self._tell(msgspec.structs.replace(self._head, finished=True))
 
     def close(self) -> None:
         """Let those go who wait: this process has no other head to tell them of."""
@@ -115,6 +125,18 @@ class WeightStore:
         finally:
             self._listeners.discard(listener)
 
+    def _write(self, tensors: Mapping[str, torch.Tensor]) -> tuple[Blob, str]:
+        """Tensors in a file that can be read under its hash, and their root."""
+        written = self._folder / ".staged.safetensors"
+        save_file(dict(tensors), written)
+        with written.open("rb") as file, _mapped(file.fileno()) as content:
+            blob, root = Blob(hash_bytes(content), len(content)), root_of(content)
+        path = self._folder / f"{blob.hash}.safetensors"
+        written.replace(path)
+        with self._lock:
+            self._paths[blob.hash] = path
+        return blob, root
+
     def _tell(self, manifest: Manifest) -> None:
         self._head = manifest
         self._wake()
@@ -124,16 +146,22 @@ class WeightStore:
             listener()
 
     def _prune(self) -> None:
-        """Delete anchors that are neither among the newest nor being downloaded."""
-        for old in self._anchors[: -self._keep]:
+        """Delete blobs of versions that are neither among the newest nor being downloaded."""
+        for old in self._announced[: -self._keep]:
             if not self._pins[old]:
-                self._anchors.remove(old)
+                self._announced.remove(old)
                 self._paths.pop(old).unlink()
 
 
 def root_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The root that `stage` would give them."""
-    return root_of(save(dict(tensors)))
+    """The root that `stage` would give them; one of them at a time is copied."""
+    return root_over(_in_a_file(name, tensor) for name, tensor in sorted(tensors.items()))
+
+
+def _in_a_file(name: str, tensor: torch.Tensor) -> tuple[Buffer, TensorEntry]:
+    content = save({name: tensor})
+    [entry] = read_entries(content)
+    return content, entry
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Weights of the head, verified, ready for the loop to load between two engine steps.
 
     long-poll manifest -> fetch blob -> hash -> root -> offer -> (loop) load -> buffer free again
+                          or adapters -> hash -> base + changes -^
 
 A thread of its own waits for the learner (at most `wait_s` a poll, for ever in all) and for a
 free buffer (until the loop has loaded what it took). There are two buffers, reused, because the
@@ -25,6 +26,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from volley.rollout.adapters import Base
 from volley.rollout.model_tensors import tensors_in
 from volley.rollout.outage import Outage
 from volley.schemas.groups import Version
@@ -63,6 +65,7 @@ class WeightSync:
 
     def __init__(self, client: LearnerClient, run: str, wait_s: float = 30.0) -> None:
         self._client = client
+        self._base = Base(client)
         self._run = run
         self._wait_s = wait_s
         self._outage = Outage(f"the learner at {client.url}")
@@ -173,14 +176,18 @@ class WeightSync:
         self._offer(VerifiedWeights(manifest, content))
 
     def _fetch(self, manifest: Manifest, spare: bytearray) -> bytearray:
-        """The manifest's anchor, verified, in `spare` where that has the right length."""
+        """The manifest's tensors, verified, in `spare` where that has the right length."""
         started = time.monotonic()
         num_bytes = manifest.anchor.num_bytes
         content = spare if len(spare) == num_bytes else bytearray(num_bytes)
-        self._client.fetch_blob(manifest.anchor, content)
+        if manifest.adapters is None:
+            self._client.fetch_blob(manifest.anchor, content)
+        else:
+            self._base.write_changed(manifest.anchor, manifest.adapters, content)
         reach("mid-download")
         root = root_of(content)
         if root != manifest.root:
+            self._base.forget()
             raise InvalidTensors(
                 f"version {manifest.version} has root {root[:12]}, announced {manifest.root[:12]}"
             )
@@ -188,7 +195,7 @@ class WeightSync:
             "fetched weights",
             extra={
                 "version": str(manifest.version),
-                "num_bytes": num_bytes,
+                "num_bytes": manifest.changing.num_bytes,
                 "duration_s": round(time.monotonic() - started, 3),
             },
         )

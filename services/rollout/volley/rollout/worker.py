@@ -199,10 +199,17 @@ class Worker:
         assert self._serving is not None, "nothing is leased before the first weights"
         if leased.task.min_version > self._serving.version:
             self._early[leased.id] = leased
-        elif leased.task.alone:
+        elif not leased.task.alone:
+            self._start(leased)
+        elif self._is_only_suspect(leased):
             self._alone[leased.id] = leased
         else:
-            self._start(leased)
+            # If the other one kills this worker too, this one is not to be blamed for it again.
+            self._fail(leased, FailureReason.HANDED_BACK, "the worker has another one like it")
+
+    def _is_only_suspect(self, leased: LeasedTask) -> bool:
+        others = (held for held in self._leases.held() if held.id != leased.id)
+        return not any(other.task.alone for other in others)
 
     def _start_alone(self) -> bool:
         """Whether what is in hand wants no company; the first such task begins when it has none."""
