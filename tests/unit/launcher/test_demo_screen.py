@@ -35,7 +35,7 @@ AFTER = evaluation(0.89, 0.99, 0.98, SEARCHED, SEARCHED, SEARCHED)
 
 @pytest.fixture
 def console() -> Console:
-    return Console(file=io.StringIO(), width=110)
+    return Console(file=io.StringIO(), width=80)
 
 
 def test_generated_and_inserted_text_have_colours_of_their_own():
@@ -58,8 +58,8 @@ def test_an_answer_that_could_not_be_scored_says_so():
     assert answer_of(Sample("q", ("a",), (), None)).plain == "a\nno reward"
 
 
-def test_figures_and_two_answers_stand_side_by_side(console):
-    console.print(figures_table(DEMOS["search"], BEFORE, AFTER), answers_table(BEFORE, AFTER))
+def test_figures_before_and_after_stand_side_by_side(console):
+    console.print(figures_table(DEMOS["search"], BEFORE, AFTER))
     screen = console.file.getvalue()
     for row in (
         "sampling at temperature 1 (2 x 300)    0.170 +- 0.010   0.890 +- 0.010",
@@ -67,7 +67,21 @@ def test_figures_and_two_answers_stand_side_by_side(console):
         "search rate at temperature 1           0.290            0.980",
     ):
         assert row in screen
-    assert screen.count("q: food of trm?") == screen.count("<answer>dki</answer>") == 2
+
+
+def test_two_prompts_are_shown_with_both_answers_in_80_columns(console):
+    console.print(answers_table(BEFORE, AFTER))
+    lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    answer = [
+        "q: food of trm? before <answer>dki</answer>",
+        "reward 0",
+        "after <search>food trm</search>",
+        "<information>food trm: wia</information>",
+        "<answer>wia</answer>",
+        "reward 1",
+    ]
+    shown = [line for line in lines if any(character.isalpha() for character in line)]
+    assert shown == ["prompt GRPO answer", *answer, *answer]
 
 
 def test_the_summary_gets_what_only_the_evaluations_know(tmp_path):

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import msgspec
@@ -97,10 +97,11 @@ def figures_table(demo: Demonstration, before: Evaluation, after: Evaluation) ->
 
 def answers_table(before: Evaluation, after: Evaluation) -> Table:
     """The same prompts, answered before and after; what was inserted has a colour of its own."""
-    table = Table("prompt", "before GRPO", "after", box=box.SIMPLE_HEAD)
+    table = Table("prompt", "GRPO", "answer", box=box.SIMPLE_HEAD)
     pairs = zip(before.samples, after.samples, strict=True)
-    for old, new in list(pairs)[:NUM_SHOWN]:
-        table.add_row(Text(old.prompt, STYLES["prompt"]), answer_of(old), answer_of(new))
+    for old, new in islice(pairs, NUM_SHOWN):
+        table.add_row(Text(old.prompt, STYLES["prompt"]), "before", answer_of(old))
+        table.add_row("", "after", answer_of(new), end_section=True)
     return table
 
 
