@@ -81,14 +81,16 @@ volley trajectories runs/sums-20260101-120000 --step 80 --json | jq .reward
 """
 
 DEMO_EXAMPLES = """
-Example:
+Examples:
 
-volley demo sort
+volley demo
+
+volley demo sort --engine transformers
 """
 
 app = typer.Typer(
     help="GRPO post-training for language models as separate processes that scale on their own.",
-    epilog="Try: volley demo sort",
+    epilog="Try: volley demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -105,6 +107,7 @@ Overrides = Annotated[
 
 
 class DemoName(StrEnum):
+    SEARCH = "search"
     SORT = "sort"
 
 
@@ -315,8 +318,15 @@ def trajectories(
 
 @app.command(epilog=DEMO_EXAMPLES)
 def demo(
-    name: Annotated[DemoName, typer.Argument(help="Which one.")] = DemoName.SORT,
-    steps: Annotated[int, typer.Option(min=1, help="GRPO steps.")] = 400,
+    name: Annotated[DemoName, typer.Argument(help="Which one.")] = DemoName.SEARCH,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of GRPO; left out: 80 of search, 400 of sort."),
+    ] = None,
+    cold_start_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Batches of right answers to begin with; left out: 240, 64."),
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where its run folder is made.")] = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of the data, the model and the run.")] = 0,
     engine: Annotated[
@@ -325,13 +335,21 @@ def demo(
 ) -> None:
     """Build a tiny model, train it with GRPO on this machine, and show what it learnt.
 
-    sort: a model of 0.3M parameters learns to sort letters from "right" or "wrong" alone.
+    search: a model of 0.3M parameters learns to look up what it cannot know, in several turns.
+
+    sort: the same model learns to sort letters, in one turn.
     """
     with reporting_stops():
         set_up_logs("launcher", style="text")
-        from volley.launcher.demo import demonstrate_sort
+        from volley.launcher.demo import demonstrate
 
-        demonstrate_sort(steps, folder, seed, engine)
+        options = {
+            "--steps": steps,
+            "--cold-start-steps": cold_start_steps,
+            "--engine": engine,
+        }
+        given = {option: value for option, value in options.items() if value is not None}
+        demonstrate(name, given, folder, seed)
 
 
 def main() -> None:

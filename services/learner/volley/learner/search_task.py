@@ -21,7 +21,6 @@ from typing import Annotated
 
 import typer
 
-from volley.learner.supervised import FineTuningRules
 from volley.learner.task_folder import Engine, config_of, write_rows, write_task
 
 RELATIONS = ("capital", "food", "river")
@@ -30,7 +29,7 @@ NUM_HELD_OUT_ENTITIES = NUM_ENTITIES // 10
 NUM_HELD_OUT = 300
 NUM_DEMONSTRATIONS = 3_000
 NUM_SEARCHING = NUM_DEMONSTRATIONS // 4
-NUM_COLD_STEPS = 240
+COLD_START_STEPS = 240
 
 TASK = """\
 [data]
@@ -83,15 +82,16 @@ class Fact:
 def search_task(
     folder: Annotated[Path, typer.Argument(help="Where to write it all.")],
     steps: Annotated[int, typer.Option(min=1, help="GRPO steps of the run.")] = 80,
+    cold_start_steps: Annotated[
+        int, typer.Option(min=1, help="Batches of demonstrations before it.")
+    ] = COLD_START_STEPS,
     engine: Annotated[Engine, typer.Option(help="Of `volley run`'s workers.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the data, the model and the run.")] = 0,
 ) -> None:
     """Write data, model and config of the search demo."""
     write_data(folder, seed)
-    rules = FineTuningRules(
-        num_steps=NUM_COLD_STEPS, learning_rate=1e-3, batch_size=64, warmup_steps=50, seed=seed
-    )
-    write_task(folder, rules, config_of("search", TASK, steps, engine, seed))
+    config = config_of("search", TASK, steps, engine, seed)
+    write_task(folder, config, cold_start_steps, seed)
 
 
 def write_data(folder: Path, seed: int) -> None:

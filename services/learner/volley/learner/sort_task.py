@@ -13,14 +13,13 @@ from typing import Annotated
 
 import typer
 
-from volley.learner.supervised import FineTuningRules
 from volley.learner.task_folder import Engine, config_of, write_rows, write_task
 
 NUM_LETTERS = 8
 NUM_DEMONSTRATIONS = 2_000
 NUM_TRAIN = 16_000
 NUM_HELD_OUT = 500
-NUM_COLD_STEPS = 64
+COLD_START_STEPS = 64
 
 TASK = """\
 [data]
@@ -43,15 +42,16 @@ python -m volley.learner.sort_task task/ --steps 400
 def sort_task(
     folder: Annotated[Path, typer.Argument(help="Where to write it all.")],
     steps: Annotated[int, typer.Option(min=1, help="GRPO steps of the run.")] = 400,
+    cold_start_steps: Annotated[
+        int, typer.Option(min=1, help="Batches of demonstrations before it.")
+    ] = COLD_START_STEPS,
     engine: Annotated[Engine, typer.Option(help="Of `volley run`'s workers.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the data, the model and the run.")] = 0,
 ) -> None:
     """Write data, model and config of the sort demo."""
     write_data(folder, seed)
-    rules = FineTuningRules(
-        num_steps=NUM_COLD_STEPS, learning_rate=1e-3, batch_size=64, warmup_steps=50, seed=seed
-    )
-    write_task(folder, rules, config_of("sort", TASK, steps, engine, seed))
+    config = config_of("sort", TASK, steps, engine, seed)
+    write_task(folder, config, cold_start_steps, seed)
 
 
 def write_data(folder: Path, seed: int) -> None:

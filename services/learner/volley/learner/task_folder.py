@@ -21,6 +21,9 @@ from volley.learner.tiny_model import save_model
 
 Engine = Literal["auto", "transformers", "vllm"]
 
+MICRO_BATCH_TOKENS = 1024
+"""Of the cold start: short sequences are not padded to the length of long ones."""
+
 CONFIG = """\
 # The {name} demo's run; change it as you like, then `volley run` it.
 [run]
@@ -67,11 +70,19 @@ def write_rows(folder: Path, files: Mapping[str, Iterable[object]]) -> None:
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
-def write_task(folder: Path, rules: FineTuningRules, config: str) -> None:
+def write_task(folder: Path, config: str, cold_start_steps: int, seed: int) -> None:
     """Beside the data, write the models before and after the cold start, and the config."""
-    save_model(folder / "untrained", rules.seed)
+    save_model(folder / "untrained", seed)
     policy = Policy.load(ModelSettings(path=str(folder / "untrained"), dtype="float32"), "cpu")
     demonstrations = read_demonstrations(folder / "demonstrations.jsonl", policy)
+    rules = FineTuningRules(
+        num_steps=cold_start_steps,
+        learning_rate=1e-3,
+        batch_size=64,
+        warmup_steps=50,
+        seed=seed,
+        micro_batch_tokens=MICRO_BATCH_TOKENS,
+    )
     for _ in fine_tune(policy, demonstrations, rules):
         pass
     policy.save_pretrained(folder / "start")
