@@ -13,6 +13,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from volley.schemas.run_spec import SamplingSpec
+
 SCHEMA_VERSION = 2
 
 
@@ -73,6 +75,10 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     """The other columns of the data row, for rewards."""
     alone: bool = False
     """Whoever held it before was lost or failed, twice: nothing else is to be harmed."""
+    root: str | None = None
+    """Of the weights that all tokens must come from; None where newer ones may serve too."""
+    sampling: SamplingSpec | None = None
+    """Of an evaluation; None for the run's."""
 
 
 class Trajectory(Struct, frozen=True, forbid_unknown_fields=True):

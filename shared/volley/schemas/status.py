@@ -39,6 +39,8 @@ class LearnerState(StrEnum):
     WAITING = "waiting"
     TRAINING = "training"
     PUBLISHING = "publishing"
+    EVALUATING = "evaluating"
+    """All steps are taken, and the last evaluation is awaited."""
     FINISHED = "finished"
     STOPPED = "stopped"
 
@@ -74,6 +76,15 @@ class QueueDepth(Struct, frozen=True):
     results: int
 
 
+class EvaluationReport(Struct, frozen=True):
+    """How a version did on held-out prompts."""
+
+    version: Version
+    root: str
+    metrics: dict[str, float | None]
+    """As in evaluations.jsonl."""
+
+
 class StatusReport(Struct, frozen=True):
     """A run at a glance."""
 
@@ -103,5 +114,7 @@ class StatusReport(Struct, frozen=True):
     """Of the run folder: `ok`, or `degraded: ` and the reason."""
     replay: str | None = None
     """How far the replay is, while it lasts."""
+    evaluation: EvaluationReport | None = None
+    """The last one that is over."""
     cold_start: str | None = None
     """How far the cold start is, while it lasts."""

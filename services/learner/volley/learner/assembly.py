@@ -7,11 +7,12 @@ the loop begins where the run had come to. Before all that comes the cold start,
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import tenacity
 import torch
 
@@ -20,20 +21,21 @@ from volley.learner.api import create_app
 from volley.learner.dead import DeadLetters
 from volley.learner.disk import Disk
 from volley.learner.environment_code import read_environment_spec
+from volley.learner.evaluations import EvaluationRules, Evaluations
 from volley.learner.front import Front
 from volley.learner.history import History, Reached
 from volley.learner.identity import identify, keep_config
 from volley.learner.ledger import Ledger
 from volley.learner.loop import Loop, LoopRules, stop_on_signals
 from volley.learner.policy import Policy
-from volley.learner.prompts import Row, read_rows, tokenise_rows
+from volley.learner.prompts import Prompts, Row, read_rows, tokenise_rows
 from volley.learner.publisher import Publisher
 from volley.learner.record import Record
 from volley.learner.recovery import Recovery
 from volley.learner.replay import Replay, recorded_settings
 from volley.learner.reward_code import read_reward_specs
 from volley.learner.run_folder import RunFolder, after_cold_start
-from volley.learner.run_spec import describe_run, group_limits
+from volley.learner.run_spec import describe_run, group_limits, sampling_spec
 from volley.learner.settings import Settings
 from volley.learner.status import Progress, report_status
 from volley.learner.tasks import TaskRules, Tasks
@@ -41,10 +43,15 @@ from volley.learner.update import Update
 from volley.learner.warm_up import warm_up
 from volley.learner.weight_store import WeightStore, root_of_tensors
 from volley.schemas.groups import Version
-from volley.schemas.run_spec import EnvironmentSpec, RewardSpec
+from volley.schemas.run_spec import EnvironmentSpec, RewardSpec, SamplingSpec
 from volley.schemas.status import LearnerState, StatusReport
 from volley.telemetry.stops import ExitCode, Stop
-from volley.transport.redis_stream import LearnerQueue, QueueError, QueueUnavailable
+from volley.transport.redis_stream import (
+    LearnerQueue,
+    QueueError,
+    QueueUnavailable,
+    evaluation_stream,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +80,7 @@ class Inputs:
     rewards: tuple[RewardSpec, ...]
     environment: EnvironmentSpec | None
     rows: list[Row]
+    held_out: list[Row]
 
     @classmethod
     def read(cls, start: Start) -> "Inputs":
@@ -82,6 +90,7 @@ class Inputs:
             read_reward_specs(settings.reward, start.code_folder),
             read_environment_spec(settings.environment, start.code_folder),
             read_rows(settings.data.train),
+            _read_held_out(settings),
         )
 
 
@@ -136,12 +145,15 @@ class Learner:
             lambda config: recorded_settings(folder.config(config), settings),
         )
         self._alarms = Alarms(settings.alarms)
+        held_out = tokenise_rows(inputs.held_out, policy.tokenise, room, settings.run.seed)
+        self._evaluations = self._make_evaluations(held_out)
         self._record = Record(folder, progress, prompts)
         disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
         publisher = Publisher(policy, store)
         self._loop = Loop(
             *(_loop_rules(settings), self._tasks, self._queue, self._update, publisher, store),
-            *(self._history, disk, self._alarms, self._record, progress, stopping),
+            *(self._history, disk, self._alarms, self._evaluations, self._record),
+            *(progress, stopping),
         )
         spec = describe_run(
             *(settings, policy, store, folder.run, rewards, environment),
@@ -152,7 +164,12 @@ class Learner:
     def run(self) -> None:
         """Go on where the run had come to, until its end or until told to stop."""
         folder = self._start.folder
-        with closing(self._queue), self._serving():
+        evaluations = self._evaluations
+        with (
+            closing(self._queue),
+            closing(evaluations) if evaluations else nullcontext(),
+            self._serving(),
+        ):
             if not self._resume():
                 return
             with _remembering_divergence(folder):
@@ -179,7 +196,20 @@ class Learner:
         )
         for line in self._record.resume(recovery.taken):
             self._alarms.look(line.metrics)
+        if self._evaluations:
+            self._evaluations.resume(self._record.resume_evaluations())
         return True
+
+    def _make_evaluations(self, held_out: Prompts) -> Evaluations | None:
+        settings, policy, folder = self._settings, self._policy, self._start.folder
+        if settings.evaluation is None:
+            return None
+        return Evaluations(
+            _evaluation_rules(settings, sampling_spec(settings, policy)),
+            held_out,
+            LearnerQueue(self._start.redis_url, evaluation_stream(folder.run), self._queue.epoch),
+            group_limits(settings, policy.vocab_size, folder.run),
+        )
 
     def _report(self) -> StatusReport:
         places = _task_rules(self._settings).places
@@ -234,6 +264,32 @@ def _remembering_divergence(folder: RunFolder) -> Iterator[None]:
         if stop.code is ExitCode.DIVERGED:
             folder.remember_divergence(stop.message)
         raise
+
+
+def _read_held_out(settings: Settings) -> list[Row]:
+    evaluation = settings.evaluation
+    if evaluation is None:
+        return []
+    return read_rows(evaluation.data, "evaluation.data")[: evaluation.max_prompts]
+
+
+def _evaluation_rules(settings: Settings, sampling: SamplingSpec) -> EvaluationRules:
+    evaluation = settings.evaluation
+    assert evaluation is not None, "there is something to evaluate"
+    num_generations = evaluation.num_generations or sampling.num_generations
+    return EvaluationRules(
+        eval_steps=evaluation.eval_steps,
+        num_steps=settings.run.steps,
+        samplings=(
+            msgspec.structs.replace(sampling, num_generations=num_generations),
+            msgspec.structs.replace(sampling, num_generations=1, temperature=0.0),
+        ),
+        reward_weights=settings.reward.function_weights,
+        pass_reward=evaluation.pass_reward,
+        seed=settings.run.seed,
+        lease_s=settings.queue.lease_s,
+        timeout_s=evaluation.timeout_s,
+    )
 
 
 def _task_rules(settings: Settings) -> TaskRules:

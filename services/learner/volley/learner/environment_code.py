@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from volley.learner.settings import EnvironmentSettings
+from volley.learner.environment_settings import EnvironmentSettings
 from volley.learner.user_code import hash_user_code
 from volley.schemas.run_spec import BUILTIN_ENVIRONMENTS, EnvironmentSpec
 

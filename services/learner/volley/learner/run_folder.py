@@ -9,6 +9,7 @@ runs/<name>-<UTC time>/
     server.json     where the learner listens
     token           the bearer token, readable by its owner alone
     metrics.jsonl   one object a step
+    evaluations.jsonl   one object a version that was evaluated
     summary.json    what came of the run
     diverged.json   why a run stopped that must not go on by itself
     trajectories/   the step log
@@ -125,6 +126,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations.jsonl"
 
     @property
     def model(self) -> Path:

@@ -22,7 +22,6 @@ def describe_run(
     redis_url: str,
 ) -> RunSpec:
     """What a worker joins with; the model's files are served by the store."""
-    sampling = settings.sampling
     return RunSpec(
         schema_version=SCHEMA_VERSION,
         run=run,
@@ -32,13 +31,7 @@ def describe_run(
         dtype=settings.model.dtype,
         max_context_length=policy.context_length,
         vocab_size=policy.vocab_size,
-        sampling=SamplingSpec(
-            num_generations=sampling.num_generations,
-            temperature=sampling.temperature,
-            max_completion_length=sampling.max_completion_length,
-            stop_token_ids=policy.stop_token_ids(sampling.stop_token_ids),
-            **{key: getattr(sampling, key) for key in NEUTRAL_SAMPLING},
-        ),
+        sampling=sampling_spec(settings, policy),
         rewards=rewards,
         reward_limits=reward_limits(settings.reward),
         environment=environment,
@@ -47,6 +40,18 @@ def describe_run(
         lease_s=settings.queue.lease_s,
         max_staleness=settings.queue.max_staleness,
         max_body_bytes=settings.queue.max_body_bytes,
+    )
+
+
+def sampling_spec(settings: Settings, policy: Policy) -> SamplingSpec:
+    """How completions are sampled, every field explicit."""
+    sampling = settings.sampling
+    return SamplingSpec(
+        num_generations=sampling.num_generations,
+        temperature=sampling.temperature,
+        max_completion_length=sampling.max_completion_length,
+        stop_token_ids=policy.stop_token_ids(sampling.stop_token_ids),
+        **{key: getattr(sampling, key) for key in NEUTRAL_SAMPLING},
     )
 
 

@@ -17,6 +17,8 @@ from pydantic_core import ErrorDetails
 
 from volley.learner.alarm_settings import AlarmsSettings
 from volley.learner.cold_start_settings import ColdStartSettings
+from volley.learner.environment_settings import EnvironmentSettings
+from volley.learner.evaluation_settings import EvaluationSettings
 from volley.learner.loss_settings import LossSettings
 from volley.learner.section import PositiveFloat, PositiveInt, Section
 from volley.telemetry.stops import ExitCode, Stop
@@ -124,18 +126,6 @@ NEUTRAL_SAMPLING: Mapping[str, float] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-
-
-class EnvironmentSettings(Section):
-    name: str | None = None
-    """`module:Class` beside the config file, or the bare name of a built-in one; left out: an
-    episode is a single turn."""
-    max_turns: PositiveInt = 8
-    """Times the model is asked; an episode that wants more is truncated."""
-    timeout_s: PositiveFloat = 30.0
-    """Seconds for one answer."""
-    options: dict[str, object] = Field(default_factory=dict)
-    """Keyword arguments of the class."""
 
 
 class RewardSettings(Section):
@@ -253,6 +243,7 @@ class Settings(Section):
     model: ModelSettings
     data: DataSettings
     cold_start: ColdStartSettings | None = None
+    evaluation: EvaluationSettings | None = None
     run: RunSettings = RunSettings()
     sampling: SamplingSettings = SamplingSettings()
     environment: EnvironmentSettings = EnvironmentSettings()
@@ -266,6 +257,16 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     devices: DevicesSettings = DevicesSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _evaluates_groups_that_fit(self) -> Self:
+        asked = self.evaluation.num_generations if self.evaluation else None
+        if asked is not None and asked > self.sampling.num_generations:
+            raise ValueError(
+                f"evaluation.num_generations = {asked} is more than sampling.num_generations = "
+                f"{self.sampling.num_generations}, for which workers have room: lower it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaves_room_before_the_overlong_buffer(self) -> Self:
@@ -375,7 +376,11 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
     cold_start = settings.cold_start and settings.cold_start.model_copy(
         update={"data": folder / settings.cold_start.data}
     )
-    return settings.model_copy(update={"model": model, "data": data, "cold_start": cold_start})
+    evaluation = settings.evaluation and settings.evaluation.model_copy(
+        update={"data": folder / settings.evaluation.data}
+    )
+    sections = {"model": model, "data": data, "cold_start": cold_start, "evaluation": evaluation}
+    return settings.model_copy(update=sections)
 
 
 def _read_own_loss(settings: Settings, folder: Path) -> Settings:
