@@ -7,7 +7,8 @@
 The stream is one of its own, under the run's name with `:evaluation` behind it, with the care that
 the training's has; but nothing is in the ledger, and nothing survives the learner. A version is
 asked by its root: its workers keep it until they find no task of it any more. What fails or is lost
-is tried once more. What is open when the next version is due is not answered, and counts as such.
+is tried once more. A version that is due while another one is being answered is left out, unless it
+is the last; what nobody answers any more is given up for the next one, and counts as unanswered.
 """
 
 import logging
@@ -66,6 +67,7 @@ class _Asked:
     version: Version
     root: str
     open: set[int]
+    is_issued: bool = False
     retried: set[int] = field(default_factory=set)
     answers: dict[int, list[Answer]] = field(default_factory=dict)
 
@@ -101,8 +103,11 @@ class Evaluations:
     def begin(self, manifest: Manifest) -> Manifest:
         """Ask a version if it is due; the manifest that tells workers of it."""
         step = manifest.version.step
-        is_due = step % self._rules.eval_steps == 0 or step == self._rules.num_steps
-        if not is_due or step in self._done:
+        is_last = step == self._rules.num_steps
+        if step in self._done or not (is_last or step % self._rules.eval_steps == 0):
+            return manifest
+        if not is_last and self._is_being_answered():
+            logger.warning("not evaluated: another version still is", extra={"step": step})
             return manifest
         self._end()
         self._done.add(step)
@@ -150,13 +155,25 @@ class Evaluations:
     def close(self) -> None:
         self._queue.close()
 
+    def _is_being_answered(self) -> bool:
+        """Whether some worker is at it, as those that keep the version's weights always are."""
+        self.attend()
+        try:
+            return self._asked is not None and any(
+                task.worker is not None for task in self._queue.held_tasks()
+            )
+        except QueueError:
+            return False
+
     def _reconcile(self) -> None:
         """Make Redis hold the tasks of this evaluation that are open, and nothing else."""
-        wanted = self._asked.open if self._asked else set()
-        missing = wanted - self._queue.reconcile(wanted)
-        if self._asked and missing:
-            asked = self._asked
-            self._queue.issue({number: self._body(asked, number) for number in sorted(missing)})
+        asked = self._asked
+        # Another evaluation's tasks have the same numbers.
+        kept = self._queue.reconcile(asked.open if asked and asked.is_issued else ())
+        if asked and asked.open - kept:
+            missing = sorted(asked.open - kept)
+            self._queue.issue({number: self._body(asked, number) for number in missing})
+            asked.is_issued = True
         self._is_in_step = True
 
     def _take(self, asked: _Asked, delivery: Delivery) -> None:
