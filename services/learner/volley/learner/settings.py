@@ -65,6 +65,10 @@ class ModelSettings(Section):
     """Recompute activations in the backward; left out: for models above 1e9 parameters."""
     attn_implementation: str = "sdpa"
     """As transformers names it: sdpa, eager, flash_attention_2."""
+    chat_template: Path | None = None
+    """Jinja file to be used instead of the tokenizer's own template."""
+    chat_template_kwargs: dict[str, object] = Field(default_factory=dict)
+    """What the template is told beside the messages: {enable_thinking = false}."""
 
 
 class DataSettings(Section):
@@ -361,7 +365,8 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
     model_path = folder / settings.model.path
     is_folder = settings.model.path.startswith((".", "/", "~")) or model_path.is_dir()
     model = settings.model.model_copy(
-        update={"path": str(model_path.expanduser())} if is_folder else {}
+        update=({"path": str(model_path.expanduser())} if is_folder else {})
+        | {"chat_template": settings.model.chat_template and folder / settings.model.chat_template}
     )
     data = settings.data.model_copy(update={"train": folder / settings.data.train})
     cold_start = settings.cold_start and settings.cold_start.model_copy(
