@@ -25,8 +25,8 @@ help:  ## Say what there is to make
 
 setup: $(READY) redis  ## Install everything into .venv
 
-demo: setup $(if $(filter transformers,$(ENGINE)),,vllm)  ## Train a small model with GRPO here (ENGINE=transformers: without vLLM)
-	$(BIN)/volley demo sort --engine $(ENGINE)
+demo: setup $(if $(filter transformers,$(ENGINE)),,vllm)  ## Train a small search agent with GRPO here (ENGINE=transformers: without vLLM)
+	$(BIN)/volley demo search --engine $(ENGINE)
 
 test: setup vllm  ## Run all tests but those of docker compose
 	$(BIN)/pytest --numprocesses 2 --dist loadfile

@@ -48,7 +48,7 @@ def test_the_sort_demo_leaves_what_it_promises(tmp_path):
 
 def test_the_search_demo_leaves_what_it_promises(tmp_path):
     # As few batches of demonstrations as give an answer or two that are right.
-    folder, screen = demonstrate(tmp_path, "search", "--steps", "1", "--cold-start-steps", "170")
+    folder, screen = demonstrate(tmp_path, "search", "--steps", "1", "--cold-start-steps", "165")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == len(metrics(folder)) == 1
     assert 0.1 < summary["search_rate_before"] < 0.5

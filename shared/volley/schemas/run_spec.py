@@ -4,7 +4,7 @@ from msgspec import Struct
 
 BUILTIN_REWARDS = ("exact_match", "answer_match", "f1", "format", "maths")
 """Names of the reward functions that every worker brings."""
-BUILTIN_ENVIRONMENTS = ("search",)
+BUILTIN_ENVIRONMENTS = ("search", "tools")
 """Names of the environments that every worker brings."""
 
 
@@ -61,6 +61,30 @@ class RewardLimits(Struct, frozen=True):
     """The reward of a completion whose own call failed; None leaves it out of the training."""
 
 
+class ToolSpec(Struct, frozen=True):
+    """A function that the model may call; the code itself is on each worker."""
+
+    name: str
+    """`module:function`."""
+    file_hash: str
+    """BLAKE3 of the module's file."""
+    schema: dict[str, object]
+    """What the chat template shows of it to the model: JSON schema, as transformers makes it."""
+
+
+class ChatFrame(Struct, frozen=True):
+    """What a chat template writes around messages that answer the assistant.
+
+    said + opening + content [+ between + content ...] + closing + what the assistant says next
+    """
+
+    opening: str
+    """The token that ends the assistant's turn is the first of it."""
+    between: str | None
+    """None: the template takes one message at a time."""
+    closing: str
+
+
 class EnvironmentSpec(Struct, frozen=True):
     """What answers the model between its turns; the code itself is on each worker."""
 
@@ -73,6 +97,10 @@ class EnvironmentSpec(Struct, frozen=True):
     max_turns: int
     timeout_s: float
     """Of one answer."""
+    tools: tuple[ToolSpec, ...] = ()
+    """Of the environment `tools`."""
+    frames: dict[str, ChatFrame | str] = {}
+    """By the role of the messages that it answers with; a text says why there is none."""
 
 
 class RunSpec(Struct, frozen=True):

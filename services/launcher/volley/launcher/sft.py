@@ -19,13 +19,15 @@ LINE_STEPS = 10
 def run_sft(config: Path, out: Path | None, overrides: Sequence[str]) -> None:
     """Fine-tune as the config says; returns at the end or when told to stop. Raises Stop."""
     from volley.learner.cold_start import start_cold
+    from volley.learner.environment_code import read_environment_spec, tool_schemas
     from volley.learner.loop import stop_on_signals
 
     settings = load_settings(config, overrides)
+    tools = tool_schemas(read_environment_spec(settings.environment, config.parent))
     out = out or settings.run.folder / f"{settings.run.name}-cold-start"
     console = Console(highlight=False, soft_wrap=True)
     with Display(console) as display:
-        is_done = start_cold(settings, out, stop_on_signals(), display.tell)
+        is_done = start_cold(settings, out, stop_on_signals(), display.tell, tools)
     if not is_done:
         console.print("Stopped; the same command goes on from there.")
         return

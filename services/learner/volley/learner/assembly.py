@@ -18,9 +18,10 @@ import torch
 
 from volley.learner.alarms import Alarms
 from volley.learner.api import create_app
+from volley.learner.chat_frames import framed
 from volley.learner.dead import DeadLetters
 from volley.learner.disk import Disk
-from volley.learner.environment_code import read_environment_spec
+from volley.learner.environment_code import read_environment_spec, tool_schemas
 from volley.learner.evaluations import EvaluationRules, Evaluations
 from volley.learner.front import Front
 from volley.learner.history import History, Reached
@@ -101,9 +102,10 @@ def run_learner(start: Start) -> None:
     """
     settings, folder, token = start.settings, start.folder, start.token
     inputs = Inputs.read(start)
+    tools = tool_schemas(inputs.environment)
     stopping = stop_on_signals()
     with closing(Front(settings.server, folder, token)) as front:
-        if warm_up(settings, folder, token, front, stopping):
+        if warm_up(settings, folder, token, front, stopping, tools):
             Learner(start, inputs, front, stopping).run()
 
 
@@ -118,12 +120,16 @@ class Learner:
         self._start = start
         self._front = front
         self._stopping = stopping
-        rewards, environment = inputs.rewards, inputs.environment
         torch.set_num_threads(settings.devices.threads)
         torch.manual_seed(settings.run.seed)
-        self._policy = policy = Policy.load(settings.model, settings.devices.learner)
+        self._policy = policy = Policy.load(
+            settings.model, settings.devices.learner, tool_schemas(inputs.environment)
+        )
         room = policy.context_length - settings.sampling.max_completion_length
         prompts = tokenise_rows(inputs.rows, policy.tokenise, room, settings.run.seed)
+        stop_token_ids = policy.stop_token_ids(settings.sampling.stop_token_ids)
+        environment = framed(inputs.environment, policy, stop_token_ids, inputs.rows)
+        rewards = inputs.rewards
         self._start_root = root_of_tensors(policy.published_tensors())
         identity = identify(settings, folder, self._start_root, rewards, environment)
         fingerprints = keep_config(start.settings, folder, identity)

@@ -9,7 +9,7 @@ import gc
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from volley.learner.cold_start_folder import ANOTHER, ColdStartFolder, ColdStart
 from volley.learner.cold_start_settings import ColdStartSettings
 from volley.learner.demonstrations import read_demonstrations
 from volley.learner.ledger import LedgerState
-from volley.learner.policy import Policy
+from volley.learner.policy import Policy, Schema
 from volley.learner.settings import Settings
 from volley.learner.supervised import FineTuning, FineTuningRules
 from volley.learner.weight_store import root_of_tensors
@@ -38,15 +38,21 @@ Tell = Callable[[ColdStartLine, int], None]
 """Hears of every step, and of how many there are to be."""
 
 
-def start_cold(settings: Settings, path: Path, stopping: threading.Event, tell: Tell) -> bool:
+def start_cold(
+    settings: Settings,
+    path: Path,
+    stopping: threading.Event,
+    tell: Tell,
+    tools: Sequence[Schema] = (),
+) -> bool:
     """Take the steps that are left of the cold start in this folder, which ends with the model.
 
-    False when told to stop before the end. Raises Stop.
+    Chats show it the `tools`. False when told to stop before the end. Raises Stop.
     """
     folder = ColdStartFolder(path)
     with closing(folder), folder.naming_what_fails():
         folder.check(_frozen(settings))
-        if not folder.is_done and not _train(settings, folder, stopping, tell):
+        if not folder.is_done and not _train(settings, folder, stopping, tell, tools):
             return False
         folder.forget_checkpoints()
     # Model and optimiser hang in reference cycles, and what comes next needs their memory.
@@ -55,11 +61,15 @@ def start_cold(settings: Settings, path: Path, stopping: threading.Event, tell: 
 
 
 def _train(
-    settings: Settings, folder: ColdStartFolder, stopping: threading.Event, tell: Tell
+    settings: Settings,
+    folder: ColdStartFolder,
+    stopping: threading.Event,
+    tell: Tell,
+    tools: Sequence[Schema],
 ) -> bool:
     section = _section_of(settings)
     torch.set_num_threads(settings.devices.threads)
-    policy = Policy.load(settings.model, settings.devices.learner)
+    policy = Policy.load(settings.model, settings.devices.learner, tools)
     demonstrations = read_demonstrations(section.data, policy)
     folder.begin(
         {

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volley.learner.batching import TrainSequence
+from volley.learner.chat_frames import first_difference
 from volley.learner.policy import InvalidChat, Message, Policy
 from volley.telemetry.stops import ExitCode, Stop
 
@@ -171,13 +172,10 @@ def _parts_of_chat(messages: list[Message], policy: Policy) -> Iterator[Part]:
 def _continuation(shorter: str, longer: str, turn: int) -> str:
     """What a longer conversation adds; raises InvalidRow if the template changes what was."""
     if not longer.startswith(shorter):
-        place = next(
-            (index for index, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b),
-            len(longer),
-        )
+        before, after = first_difference(shorter, longer)
         raise InvalidRow(
             f"the chat template does not preserve prefixes: up to messages[{turn}], what it wrote "
-            f"before as {shorter[place : place + 40]!r} becomes {longer[place : place + 40]!r}; "
+            f"before as {before!r} becomes {after!r}; "
             "so these are not the tokens that the model would have seen. Use a template that "
             "only appends, or write one row for each assistant turn"
         )

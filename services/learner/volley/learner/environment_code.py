@@ -3,8 +3,14 @@
 from pathlib import Path
 
 from volley.learner.environment_settings import EnvironmentSettings
+from volley.learner.tool_code import read_tool_specs
 from volley.learner.user_code import hash_user_code
 from volley.schemas.run_spec import BUILTIN_ENVIRONMENTS, EnvironmentSpec
+
+
+def tool_schemas(environment: EnvironmentSpec | None) -> list[dict[str, object]]:
+    """What the model is told that it may call."""
+    return [tool.schema for tool in environment.tools] if environment else []
 
 
 def read_environment_spec(
@@ -21,4 +27,5 @@ def read_environment_spec(
         options=settings.options,
         max_turns=settings.max_turns,
         timeout_s=settings.timeout_s,
+        tools=read_tool_specs(settings.options, code_folder) if settings.name == "tools" else (),
     )

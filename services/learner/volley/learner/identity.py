@@ -18,7 +18,7 @@ from msgspec import Struct
 from volley.learner.run_folder import RunFolder
 from volley.learner.settings import Settings, load_settings
 from volley.schemas.groups import SCHEMA_VERSION
-from volley.schemas.run_spec import EnvironmentSpec, RewardSpec
+from volley.schemas.run_spec import EnvironmentSpec, RewardSpec, ToolSpec
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.tensors import hash_bytes
 
@@ -30,7 +30,7 @@ OF_THE_PLACE = {"run": {"name", "folder"}, "model": {"path", "revision"}}
 """Keys of these sections that say where something lies; what lies there is hashed."""
 FROZEN_KEYS = (
     *("model.dtype", "model.lora_r", "model.lora_alpha", "model.lora_target_modules"),
-    *("sampling", "environment", "reward.functions", "run.seed"),
+    *("model.chat_template_kwargs", "sampling", "environment", "reward.functions", "run.seed"),
 )
 ELSEWHERE = "give what it began with, or start another run with --fresh"
 
@@ -86,11 +86,12 @@ def identify(
     environment: EnvironmentSpec | None,
 ) -> Identity:
     """What the run is, written down at its first start; raises Stop where it is another one."""
+    environments, tools = ((environment,), environment.tools) if environment else ((), ())
     now = Identity(
         schema_version=SCHEMA_VERSION,
         run=folder.run,
         data_hash=hash_bytes(settings.data.train.read_bytes()),
-        code_hash=hash_code((*rewards, *([environment] if environment else []))),
+        code_hash=hash_code((*rewards, *environments, *tools)),
         start_root=start_root,
         frozen=frozen_settings(settings),
     )
@@ -153,7 +154,7 @@ def _shown(value: object) -> str:
     return shorten(str(value), 100, placeholder=" ...")
 
 
-def hash_code(specs: Sequence[RewardSpec | EnvironmentSpec]) -> str:
-    """One hash over the files that reward functions and environment come from."""
+def hash_code(specs: Sequence[RewardSpec | EnvironmentSpec | ToolSpec]) -> str:
+    """One hash over the files that reward functions, environment and tools come from."""
     lines = [f"{spec.name} {spec.file_hash}\n" for spec in specs]
     return hash_bytes("".join(lines).encode())

@@ -5,7 +5,8 @@ Axes: B sequences, T tokens of a completion.
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,11 +29,16 @@ from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.low_rank import pack_changes
 
 Message = dict[str, str]
+Schema = dict[str, object]
+"""Of a tool, as transformers makes it from a function."""
 
 # A stretch of its own costs each layer some twenty operations more. Measured on the smallest of
 # models, on a CPU: as much as 45 tokens. An accelerator starts operations slower than it does them,
 # so there it is taken for more; not measured.
 MIN_TOKENS_SAVED_ON_CPU, MIN_TOKENS_SAVED = 64, 512
+
+# Arguments of the chat template that are not for chat_template_kwargs.
+SET_BY_US = ("tools", "add_generation_prompt", "tokenize", "return_dict", "conversation")
 
 # Of models that name no limit.
 UNLIMITED_CONTEXT_LENGTH = 2**31 - 1
@@ -48,16 +54,39 @@ class InvalidChat(Stop):
 class Policy:
     """A causal language model on its device, with its tokenizer."""
 
-    def __init__(self, pretrained: Pretrained, *, torch_compile: bool = False) -> None:
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        chat_kwargs: Mapping[str, object],
+        *,
+        torch_compile: bool = False,
+    ) -> None:
         self._model = pretrained.model
         self._tokenizer = pretrained.tokenizer
         self._dropouts = pretrained.dropouts
+        # Templates take what they like, which its annotation cannot know.
+        apply: Callable[..., object] = self._tokenizer.apply_chat_template
+        self._apply_chat_template = partial(apply, **chat_kwargs)
         self._forward = Forward(self._model, compiles=torch_compile)
 
     @classmethod
-    def load(cls, settings: ModelSettings, device: str) -> "Policy":
-        """The model at `settings.path`, on `device` or, if that is `auto`, an accelerator."""
-        return cls(load_pretrained(settings, device), torch_compile=settings.torch_compile)
+    def load(cls, settings: ModelSettings, device: str, tools: Sequence[Schema] = ()) -> "Policy":
+        """The model at `settings.path`, on `device` or, if that is `auto`, an accelerator.
+
+        Its chat template shows it the `tools`.
+        """
+        kwargs = settings.chat_template_kwargs
+        for name in SET_BY_US:
+            if name in kwargs:
+                raise Stop(
+                    ExitCode.CONFIG,
+                    f"model.chat_template_kwargs: {name} is not yours to set: remove it",
+                )
+        return cls(
+            load_pretrained(settings, device),
+            {**kwargs, "tools": list(tools) or None},
+            torch_compile=settings.torch_compile,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -128,7 +157,7 @@ class Policy:
                 "template: give prompts as text, or use an instruction-tuned model"
             )
         try:
-            text = self._tokenizer.apply_chat_template(
+            text = self._apply_chat_template(
                 messages, add_generation_prompt=add_generation_prompt, tokenize=False
             )
         except TemplateError as error:

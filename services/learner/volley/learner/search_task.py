@@ -47,6 +47,8 @@ top_k = 1
 max_searches = 2
 [reward]
 functions = ["answer_match"]  # 1 where the last <answer>...</answer> is the answer, else 0
+[queue]
+max_staleness = 4             # several turns may take longer than a few steps
 """
 
 EXAMPLE = """

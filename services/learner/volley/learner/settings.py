@@ -19,6 +19,7 @@ from volley.learner.alarm_settings import AlarmsSettings
 from volley.learner.cold_start_settings import ColdStartSettings
 from volley.learner.environment_settings import EnvironmentSettings
 from volley.learner.evaluation_settings import EvaluationSettings
+from volley.learner.keeping_settings import CheckpointSettings, WeightsSettings
 from volley.learner.loss_settings import LossSettings
 from volley.learner.section import PositiveFloat, PositiveInt, Section
 from volley.telemetry.stops import ExitCode, Stop
@@ -75,6 +76,10 @@ class ModelSettings(Section):
     """Compile the layers: faster after a slow first step; a resume may differ in the last bits."""
     attn_implementation: str = "sdpa"
     """As transformers names it: sdpa, eager, flash_attention_2."""
+    chat_template: Path | None = None
+    """Jinja file to be used instead of the tokenizer's own template."""
+    chat_template_kwargs: dict[str, object] = Field(default_factory=dict)
+    """What the template is told beside the messages: {enable_thinking = false}."""
 
 
 class DataSettings(Section):
@@ -192,23 +197,6 @@ class QueueSettings(Section):
     """Failed or stale answers after which a prompt number is skipped."""
     max_body_bytes: PositiveInt = 64 * 2**20
     """Largest message that is accepted."""
-
-
-class WeightsSettings(Section):
-    keep: Annotated[int, Field(ge=2)] = 2
-    """Published versions whose bytes stay on disk; more while they are being downloaded."""
-
-
-class CheckpointSettings(Section):
-    every_steps: PositiveInt = 50
-    every_s: PositiveFloat = 600.0
-    """Seconds after which a checkpoint is due, however few the steps since the last one."""
-    keep: Annotated[int, Field(ge=2)] = 2
-    """Newest checkpoints that stay, with the step log from the oldest of them on."""
-    keep_all_steps: bool = False
-    """Keep the whole step log, so that every group of the run can be looked at and replayed."""
-    min_free_bytes: Annotated[int, Field(ge=0)] = 2**30
-    """Free disk space below which no new prompts are issued."""
 
 
 class ServerSettings(Section):
@@ -370,7 +358,8 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
     model_path = folder / settings.model.path
     is_folder = settings.model.path.startswith((".", "/", "~")) or model_path.is_dir()
     model = settings.model.model_copy(
-        update={"path": str(model_path.expanduser())} if is_folder else {}
+        update=({"path": str(model_path.expanduser())} if is_folder else {})
+        | {"chat_template": settings.model.chat_template and folder / settings.model.chat_template}
     )
     data = settings.data.model_copy(update={"train": folder / settings.data.train})
     cold_start = settings.cold_start and settings.cold_start.model_copy(

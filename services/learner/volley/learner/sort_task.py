@@ -30,6 +30,8 @@ temperature = 1.0
 max_completion_length = 10
 [reward]
 functions = ["exact_match"]   # 1 where the completion is the answer, else 0
+[queue]
+max_staleness = 2
 """
 
 EXAMPLE = """

@@ -46,8 +46,6 @@ lr_scheduler_type = "linear"
 min_lr_rate = 0.1
 warmup_steps = 20
 micro_batch_tokens = 2048     # small batches stay in a CPU's cache
-[queue]
-max_staleness = 2
 [devices]
 learner = "cpu"
 rollout = ["cpu"]
@@ -58,7 +56,7 @@ sample_every = 50
 
 
 def config_of(name: str, task: str, steps: int, engine: Engine, seed: int) -> str:
-    """The run's TOML; `task` are its sections [data], [sampling], [environment] and [reward]."""
+    """The run's TOML; `task` are the sections that another task has otherwise."""
     return CONFIG.format(name=name, task=task, steps=steps, engine=engine, seed=seed)
 
 

@@ -3,12 +3,14 @@
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from volley.learner.api import create_app
 from volley.learner.cold_start import start_cold
 from volley.learner.cold_start_folder import ColdStartLine
 from volley.learner.front import Front
+from volley.learner.policy import Schema
 from volley.learner.run_folder import RunFolder
 from volley.learner.settings import Settings
 from volley.learner.weight_store import WeightStore
@@ -24,7 +26,12 @@ NOTHING_DELIVERED = DeliveryCounts(duplicate=0, invalid=0, stale=0, failed=0, re
 
 
 def warm_up(
-    settings: Settings, folder: RunFolder, token: str, front: Front, stopping: threading.Event
+    settings: Settings,
+    folder: RunFolder,
+    token: str,
+    front: Front,
+    stopping: threading.Event,
+    tools: Sequence[Schema],
 ) -> bool:
     """Do what is left of the run's cold start, if it has one; False when told to stop before.
 
@@ -42,7 +49,7 @@ def warm_up(
     if not folder.has_state:
         store = WeightStore(folder.weights, folder.run, settings.weights.keep)
         front.answer_with(create_app(store, None, progress.report, token))
-    return start_cold(settings, folder.cold_start, stopping, progress.tell)
+    return start_cold(settings, folder.cold_start, stopping, progress.tell, tools)
 
 
 @dataclass(slots=True)

@@ -110,7 +110,10 @@ def _episode_rules(spec: RunSpec, code_folder: Path) -> EpisodeRules | None:
     if environment is None:
         return None
     return EpisodeRules(
-        load_environment(environment, code_folder), environment.max_turns, environment.timeout_s
+        load_environment(environment, code_folder),
+        environment.max_turns,
+        environment.timeout_s,
+        environment.frames,
     )
 
 

@@ -1,4 +1,4 @@
-"""What an environment is: it answers the model between its turns, with text that is not trained.
+"""What an environment is: it answers the model between its turns, and that is not trained.
 
 class Calculator:
     stop_strings = ("</calc>",)             # a turn ends behind one of them, or at an end token
@@ -7,8 +7,12 @@ class Calculator:
         self.metrics = {"errors": 0}
 
     def respond(self, transcript):          # or `async def`
-        return "<result>42</result>"        # inserted; the model goes on behind it
+        return "<result>42</result>"        # inserted as it stands; the model goes on behind it
         return None                         # the episode is over
+
+        # Or as the model's chat template writes it, with the assistant's turn ended before it and
+        # the next one begun behind it; one role at a time, `tool` or `user`:
+        return [{"role": "user", "content": "42"}]
 
 [environment]
 name = "calculator:Calculator"
@@ -20,6 +24,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from volley.rollout.rewards import Prompt
+
+Message = dict[str, str]
+Answer = str | list[Message]
+"""Text, or chat messages of one role: {"role": "tool", "content": ...}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,9 @@ class Environment(Protocol):
         """Numbers about the episode, read at its end and averaged over a step's trajectories."""
         ...
 
-    def respond(self, transcript: Transcript) -> str | Awaitable[str | None] | None:
-        """Text to insert, behind which the model goes on, or None: the episode is over."""
+    def respond(self, transcript: Transcript) -> Answer | Awaitable[Answer | None] | None:
+        """What to insert, behind which the model goes on, or None: the episode is over.
+
+        What is spelt in it like a special token, an end token say, is inserted as mere text.
+        """
         ...

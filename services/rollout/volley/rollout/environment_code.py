@@ -8,16 +8,18 @@ from typing import cast
 from volley.rollout.environment import Environment
 from volley.rollout.rewards import Prompt
 from volley.rollout.search import load_search
+from volley.rollout.tools import load_tools
 from volley.rollout.user_code import Imports, read_user_code
 from volley.schemas.run_spec import BUILTIN_ENVIRONMENTS, EnvironmentSpec
 from volley.telemetry.stops import ExitCode, Stop
 
 OpenEnvironment = Callable[[Prompt, Mapping[str, object]], Environment]
 
-BUILTIN: Mapping[str, Callable[[Mapping[str, object], Path], OpenEnvironment]] = {
-    "search": load_search
+BUILTIN: Mapping[str, Callable[[EnvironmentSpec, Path], OpenEnvironment]] = {
+    "search": lambda spec, code_folder: load_search(spec.options, code_folder),
+    "tools": lambda spec, code_folder: load_tools(spec.options, spec.tools, code_folder),
 }
-"""Given options and the folder of the run's code, they load what all episodes share."""
+"""Given the folder of the run's code, too, they load what all episodes share."""
 assert tuple(BUILTIN) == BUILTIN_ENVIRONMENTS
 
 
@@ -29,4 +31,4 @@ def load_environment(spec: EnvironmentSpec, code_folder: Path) -> OpenEnvironmen
         return cast(OpenEnvironment, partial(Imports(code_folder).take(code), **spec.options))
     if spec.name not in BUILTIN:
         raise Stop(ExitCode.CONFIG, f"environment {spec.name}: not built into this version")
-    return BUILTIN[spec.name](spec.options, code_folder)
+    return BUILTIN[spec.name](spec, code_folder)

@@ -71,17 +71,6 @@ class Episode:
         self.version_spans.append(span)
 
 
-def checked_answer(value: object) -> str:
-    """The text to insert that an environment answered; raises CallFailed."""
-    if not isinstance(value, str) or not value:
-        raise CallFailed(f"the environment answered {value!r:.80}: text, or None to end")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise CallFailed(f"the environment answered text that is no unicode: {error}") from error
-    return value
-
-
 def metrics_of(environment: Environment | None) -> dict[str, float]:
     """What an environment has counted, if it counts; raises CallFailed."""
     metrics = getattr(environment, "metrics", {})

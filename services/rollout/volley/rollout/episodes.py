@@ -12,16 +12,22 @@ sampled. The first turns of a group end together, later ones each for itself.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import msgspec
 
 from volley.rollout.calls import CallFailed, Calls
 from volley.rollout.engine import Engine, Sample, SampleRequest, Unservable
-from volley.rollout.environment import Environment
+from volley.rollout.environment import Answer, Environment
 from volley.rollout.environment_code import OpenEnvironment
-from volley.rollout.episode import Episode, checked_answer, checked_stop_strings
+from volley.rollout.episode import Episode, checked_stop_strings
+from volley.rollout.insertions import (
+    Frames,
+    Texts,
+    checked_answer,
+    inserted_ids,
+    num_characters,
+)
 from volley.rollout.rewards import Prompt
 from volley.rollout.stop_strings import StopStrings
 from volley.schemas.groups import FailureReason, StopReason
@@ -35,14 +41,6 @@ CHARACTERS_PER_TOKEN = 64
 MAX_SEED = 2**63
 
 
-class Texts(Protocol):
-    """Text of token ids, and the other way round."""
-
-    def text_of(self, token_ids: Sequence[int]) -> str: ...
-
-    def inserted_ids(self, text: str) -> tuple[int, ...]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class EpisodeRules:
     """What answers, and for how long."""
@@ -51,6 +49,8 @@ class EpisodeRules:
     max_turns: int
     timeout_s: float
     """Of one answer."""
+    frames: Frames = field(default_factory=dict)
+    """What the chat template writes around its messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,22 +252,24 @@ class Episodes:
             episode.end(StopReason.STOP)
             return
         assert self._rules is not None, "somebody has answered"
-        text = checked_answer(value)
+        answer = checked_answer(value)
         num_left = group.request.sampling.max_completion_length - len(episode.token_ids)
-        token_ids = self._inserted_ids(text, num_left)
+        token_ids = self._inserted_ids(answer, episode, num_left)
         if len(episode.turns) >= self._rules.max_turns:
             episode.end(StopReason.TURNS)
         elif len(token_ids) >= num_left:
             episode.end(StopReason.LENGTH)
         else:
+            text = answer if isinstance(answer, str) else self._texts.text_of(token_ids)
             episode.insert(token_ids, text)
             self._sample_next(group, episode, num_left - len(token_ids))
 
-    def _inserted_ids(self, text: str, num_left: int) -> Sequence[int]:
-        """Token ids of `text`, or too many where it is much too long to look."""
-        if len(text) > num_left * CHARACTERS_PER_TOKEN:
+    def _inserted_ids(self, answer: Answer, episode: Episode, num_left: int) -> Sequence[int]:
+        """Token ids of an answer, or too many where it is much too long to look."""
+        if num_characters(answer) > num_left * CHARACTERS_PER_TOKEN:
             return range(num_left)
-        return self._texts.inserted_ids(text)
+        assert self._rules is not None, "somebody has answered"
+        return inserted_ids(answer, episode.token_ids[-1], self._rules.frames, self._texts)
 
     def _sample_next(self, group: _Group, episode: Episode, num_left: int) -> None:
         request, turn, index = group.request, len(episode.turns), group.episodes.index(episode)

@@ -24,11 +24,11 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
 from volley.rollout.environment import Transcript
+from volley.rollout.environment_options import read_options
 from volley.rollout.retrievers import (
     Bm25Retriever,
     CachedRetriever,
@@ -38,15 +38,11 @@ from volley.rollout.retrievers import (
     read_corpus,
 )
 from volley.rollout.rewards import Prompt
-from volley.rollout.tags import escape_tags, last_content
-from volley.telemetry.stops import ExitCode, Stop
+from volley.rollout.tags import Tag, escape_tags, last_content
 
 NO_RESULT = "no result"
 NO_SEARCH_LEFT = "no search left"
 BETWEEN_PASSAGES = "\n\n"
-
-Tag = Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")]
-"""As it stands between angle brackets."""
 
 
 class SearchOptions(BaseModel):
@@ -144,19 +140,9 @@ def load_search(
     options: Mapping[str, object], code_folder: Path
 ) -> Callable[[Prompt, Mapping[str, object]], Search]:
     """What begins an episode; returns when the corpus is indexed, raises Stop."""
-    try:
-        checked = SearchOptions.model_validate(options)
-    except ValidationError as error:
-        raise Stop(ExitCode.CONFIG, _explain(error)) from error
+    checked = read_options(SearchOptions, options)
     cached = CachedRetriever(_open_retriever(checked, code_folder), checked.max_cached_queries)
     return partial(Search, options=checked, retriever=cached)
-
-
-def _explain(error: ValidationError) -> str:
-    return "\n".join(
-        f"{'.'.join(('environment.options', *map(str, one['loc'])))}: {one['msg']}"
-        for one in error.errors()
-    )
 
 
 def _open_retriever(options: SearchOptions, code_folder: Path) -> Retriever:
