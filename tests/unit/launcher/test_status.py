@@ -11,6 +11,8 @@ from rich.console import Console
 
 from tests.reports import REPORT
 from volley.launcher.status import Address, find_learner, render, show_status
+from volley.schemas.groups import Version
+from volley.schemas.status import EvaluationReport
 from volley.telemetry.stops import ExitCode, Stop
 
 
@@ -101,3 +103,10 @@ def test_a_full_disk_and_a_replay_are_shown():
     text = table(render(told))
     assert "disk degraded: 12 MB free" in text
     assert "3 of 12 taken" in text
+
+
+def test_the_last_evaluation_is_shown():
+    scores = {"num_prompts": 6.0, "num_answered": 5.0, "reward": 0.5, "reward_greedy": None}
+    evaluation = EvaluationReport(Version(1, 20), "ef" * 32, {**scores, "pass@4": 0.75})
+    text = table(render(msgspec.structs.replace(REPORT, evaluation=evaluation)))
+    assert "step 20: reward 0.500  pass@4 0.750  (5 of 6 prompts)" in text
