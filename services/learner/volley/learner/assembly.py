@@ -6,7 +6,7 @@ the loop begins where the run had come to. Before all that comes the cold start,
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -125,23 +125,20 @@ class Learner:
         self._policy = policy = Policy.load(
             settings.model, settings.devices.learner, tool_schemas(inputs.environment)
         )
-        room = policy.context_length - settings.sampling.max_completion_length
-        prompts = tokenise_rows(inputs.rows, policy.tokenise, room, settings.run.seed)
+        prompts = _tokenised(inputs.rows, policy, settings)
         stop_token_ids = policy.stop_token_ids(settings.sampling.stop_token_ids)
         environment = framed(inputs.environment, policy, stop_token_ids, inputs.rows)
-        rewards = inputs.rewards
         self._start_root = root_of_tensors(policy.published_tensors())
-        identity = identify(settings, folder, self._start_root, rewards, environment)
+        identity = identify(settings, folder, self._start_root, inputs.rewards, environment)
         fingerprints = keep_config(start.settings, folder, identity)
         limits = group_limits(settings, policy.vocab_size, folder.run)
 
         self._queue = _claim_queue(start.redis_url, folder)
-        self._progress = progress = Progress(
-            folder.run, settings.run.steps, Version(self._queue.epoch, 0)
-        )
+        version = Version(self._queue.epoch, 0)
+        self._progress = progress = Progress(folder.run, settings.run.steps, version)
         self._tasks = Tasks(
             *(prompts, self._queue, limits, _task_rules(settings)),
-            *(progress.version, DeadLetters(folder.dead)),
+            *(version, DeadLetters(folder.dead)),
         )
         self._update = Update(policy, settings)
         self._store = store = WeightStore(folder.weights, folder.run, settings.weights.keep)
@@ -151,18 +148,16 @@ class Learner:
             lambda config: recorded_settings(folder.config(config), settings),
         )
         self._alarms = Alarms(settings.alarms)
-        held_out = tokenise_rows(inputs.held_out, policy.tokenise, room, settings.run.seed)
-        self._evaluations = self._make_evaluations(held_out)
+        self._evaluations = self._make_evaluations(_tokenised(inputs.held_out, policy, settings))
         self._record = Record(folder, progress, prompts)
         disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
-        publisher = Publisher(policy, store)
         self._loop = Loop(
-            *(_loop_rules(settings), self._tasks, self._queue, self._update, publisher, store),
-            *(self._history, disk, self._alarms, self._evaluations, self._record),
-            *(progress, stopping),
+            *(_loop_rules(settings), self._tasks, self._queue, self._update),
+            *(Publisher(policy, store), store, self._history, disk, self._alarms),
+            *(self._evaluations, self._record, progress, stopping),
         )
         spec = describe_run(
-            *(settings, policy, store, folder.run, rewards, environment),
+            *(settings, policy, store, folder.run, inputs.rewards, environment),
             *(start.code_folder, start.redis_url),
         )
         self._app = create_app(store, spec, self._report, start.token)
@@ -270,6 +265,11 @@ def _remembering_divergence(folder: RunFolder) -> Iterator[None]:
         if stop.code is ExitCode.DIVERGED:
             folder.remember_divergence(stop.message)
         raise
+
+
+def _tokenised(rows: Sequence[Row], policy: Policy, settings: Settings) -> Prompts:
+    room = policy.context_length - settings.sampling.max_completion_length
+    return tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
 
 
 def _read_held_out(settings: Settings) -> list[Row]:
