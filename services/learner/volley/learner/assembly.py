@@ -151,10 +151,11 @@ class Learner:
         self._evaluations = self._make_evaluations(_tokenised(inputs.held_out, policy, settings))
         self._record = Record(folder, progress, prompts)
         disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
+        publisher = Publisher(policy, store)
         self._loop = Loop(
-            *(_loop_rules(settings), self._tasks, self._queue, self._update),
-            *(Publisher(policy, store), store, self._history, disk, self._alarms),
-            *(self._evaluations, self._record, progress, stopping),
+            *(_loop_rules(settings), self._tasks, self._queue, self._update, publisher, store),
+            *(self._history, disk, self._alarms, self._evaluations, self._record),
+            *(progress, stopping),
         )
         spec = describe_run(
             *(settings, policy, store, folder.run, inputs.rewards, environment),
