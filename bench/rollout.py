@@ -27,7 +27,7 @@ import torch
 from measuring.report import report
 from safetensors.torch import load_file
 
-from volley.learner.sort_task import CONTEXT_LENGTH, save_model
+from volley.learner.tiny_model import CONTEXT_LENGTH, save_model
 from volley.rollout.engine import Engine, SampleRequest
 from volley.rollout.engine_transformers import TransformersEngine
 from volley.rollout.settings import KvPolicy, VllmSettings

@@ -7,16 +7,25 @@ from typing import Self
 import msgspec
 import torch
 
-from tests.tiny_models import CONTEXT_LENGTH, VOCAB, save_tiny_qwen3
+from tests.tiny_models import VOCAB, save_tiny_qwen3
 from tests.waiting import wait_until
 from volley.learner.api import ApiServer, create_app
-from volley.learner.policy import Policy
+from volley.learner.chat_frames import framed
+from volley.learner.environment_code import tool_schemas
+from volley.learner.policy import Message, Policy
 from volley.learner.settings import ModelSettings
 from volley.learner.weight_store import WeightStore
 from volley.schemas.codec import GroupLimits, decode_result, encode
 from volley.schemas.groups import SCHEMA_VERSION, Failure, Group, Task, Version
 from volley.schemas.manifest import Manifest
-from volley.schemas.run_spec import ModelFile, RewardLimits, RewardSpec, RunSpec, SamplingSpec
+from volley.schemas.run_spec import (
+    EnvironmentSpec,
+    ModelFile,
+    RewardLimits,
+    RewardSpec,
+    RunSpec,
+    SamplingSpec,
+)
 from volley.schemas.status import StatusReport, WorkerReport
 from volley.transport.redis_stream import LearnerQueue
 
@@ -42,11 +51,15 @@ class LearnerSide:
         code_folder: Path = Path(),
         port: int = 0,
         reward_limits: RewardLimits = REWARD_LIMITS,
+        environment: EnvironmentSpec | None = None,
+        model_folder: Path | None = None,
     ) -> None:
-        model_folder = save_tiny_qwen3(folder / "model")
+        model = ModelSettings(
+            path=str(model_folder or save_tiny_qwen3(folder / "model")), dtype="float32"
+        )
         blobs = folder / "blobs"
         blobs.mkdir()
-        self.policy = Policy.load(ModelSettings(path=str(model_folder), dtype="float32"), "cpu")
+        self.policy = Policy.load(model, "cpu", tool_schemas(environment))
         self.store = WeightStore(blobs, run, keep=2)
         self.queue = LearnerQueue(redis_url, run, epoch=1)
         self.queue.reconcile(range(1000))
@@ -58,11 +71,12 @@ class LearnerSide:
                 for name, content in self.policy.model_files().items()
             ),
             dtype="float32",
-            max_context_length=CONTEXT_LENGTH,
+            max_context_length=self.policy.context_length,
             vocab_size=self.policy.vocab_size,
             sampling=sampling,
             rewards=rewards,
             reward_limits=reward_limits,
+            environment=framed(environment, self.policy, sampling.stop_token_ids, []),
             code_folder=str(code_folder),
             redis_url=redis_url,
             lease_s=1.0,
@@ -98,7 +112,7 @@ class LearnerSide:
     def task(
         self,
         number: int,
-        prompt: str = "sort ba=",
+        prompt: str | list[Message] = "sort ba=",
         min_version: Version = Version(1, 0),  # noqa: B008 (frozen)
         **columns: object,
     ) -> Task:

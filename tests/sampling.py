@@ -2,13 +2,15 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
 
 from tests.tiny_models import VOCAB
 from volley.rollout.engine import Engine, Sample, SampleRequest
-from volley.schemas.groups import Version
+from volley.rollout.stop_strings import StopStrings
+from volley.schemas.groups import StopReason, Version
 from volley.schemas.run_spec import SamplingSpec
 
 FIRST, SECOND = Version(1, 0), Version(1, 1)
@@ -74,3 +76,25 @@ def assert_each_version_agrees(
         torch.testing.assert_close(actual_T, expected_T, atol=1e-4, rtol=0)
         start = tokens.stop
     assert start == len(sample.token_ids)
+
+
+def assert_stop_strings_end_samples(engine: Engine, model: PreTrainedModel) -> None:
+    """A sample ends with the token that completes a stop string, and others are not disturbed."""
+    texts_V, strings = list(VOCAB), list("bcfghijlm")
+    letters = [texts_V.index(letter) for letter in strings]
+    stops = StopStrings(strings, lambda ids: "".join(texts_V[i] for i in ids), len(VOCAB))
+    free = make_request(0, 5, SamplingSpec(8, 1.0, 12, ()))
+    stopping = replace(free, id="stopping", stop_strings=stops)
+    engine.load(published(model), FIRST)
+    groups = run(engine, free, stopping)
+    lengths = {len(sample.token_ids) for sample in groups[stopping.id]}
+    assert len(lengths) > 1, "the seed gives completions of uneven length"
+    for whole, sample in zip(groups[free.id], groups[stopping.id], strict=True):
+        stopped = sample.token_ids[-1] in letters
+        assert not set(sample.token_ids[:-1]) & set(letters)
+        assert sample.token_ids == whole.token_ids[: len(sample.token_ids)]
+        assert sample.stop_reason is (StopReason.STOP if stopped else StopReason.LENGTH)
+        assert sum(span.num_tokens for span in sample.version_spans) == len(sample.token_ids)
+        assert_logprobs_agree(model, stopping, sample)
+    assert engine.num_free_seqs >= 16
+    assert engine.step().num_tokens == {}

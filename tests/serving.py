@@ -20,6 +20,7 @@ SPEC = RunSpec(
     sampling=SamplingSpec(2, 1.0, 8, (1,)),
     rewards=(),
     reward_limits=RewardLimits(60.0, 2**30, 1, None),
+    environment=None,
     code_folder="",
     redis_url="redis://:hidden@127.0.0.1:1",
     lease_s=1.0,

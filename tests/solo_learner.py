@@ -89,7 +89,9 @@ class SoloLearner:
         torch.manual_seed(settings.run.seed)
         self.policy = policy = Policy.load(settings.model, "cpu")
         start_root = root_of_tensors(policy.published_tensors())
-        fingerprints = keep_config(settings, folder, identify(settings, folder, start_root, ()))
+        fingerprints = keep_config(
+            settings, folder, identify(settings, folder, start_root, (), None)
+        )
         self.update = Update(policy, settings)
         self.history = History(folder, settings.checkpoint, fingerprints)
         replay = Replay(

@@ -58,6 +58,15 @@ def save_tiny_qwen3(
     return folder
 
 
+def save_tiny_chat_model(folder: Path) -> Path:
+    """Room for instructions, and a template for messages."""
+    save_tiny_qwen3(folder, context_length=1024)
+    (folder / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    )
+    return folder
+
+
 def load_plain(folder: Path) -> PreTrainedModel:
     """The model of a folder in float32, to compare with."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

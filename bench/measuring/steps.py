@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from volley.learner.policy import Policy
 from volley.learner.settings import Settings
-from volley.learner.sort_task import make_tokenizer
+from volley.learner.tiny_model import make_tokenizer
 from volley.learner.update import Update
 from volley.schemas.groups import (
     SCHEMA_VERSION,

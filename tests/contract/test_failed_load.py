@@ -8,20 +8,18 @@ import pytest
 import torch
 
 from tests.learner_side import TOKEN, LearnerSide
+from tests.task_streams import close_streams, open_streams
 from tests.tiny_models import CONTEXT_LENGTH
 from volley.rollout.engine import LoadFailed
 from volley.rollout.engine_transformers import TransformersEngine
-from volley.rollout.intake import Intake
-from volley.rollout.leases import Leases
-from volley.rollout.outage import Outage
+from volley.rollout.episodes import Episodes
+from volley.rollout.evaluating import Evaluating
 from volley.rollout.reward_code import load_rewards
-from volley.rollout.scoring import Scoring
 from volley.rollout.tokenizer import Tokenizer
 from volley.rollout.weight_sync import WeightSync
 from volley.rollout.worker import LOAD_ATTEMPTS, Worker
 from volley.schemas.groups import Group, Version
 from volley.transport.learner_client import LearnerClient
-from volley.transport.redis_stream import WorkerQueue
 
 
 class FailingEngine(TransformersEngine):
@@ -42,19 +40,21 @@ class FailingEngine(TransformersEngine):
 def work(side: LearnerSide, engine: FailingEngine, folder: Path, leaving: threading.Event) -> None:
     """What `run_worker` does, with this engine and without a heartbeat."""
     client, run = LearnerClient(side.url, TOKEN), side.spec.run
-    queue, leases, outage = WorkerQueue(side.spec.redis_url, run, "w"), Leases(), Outage("Redis")
     rewards = load_rewards(side.spec.rewards, folder)
-    scoring = Scoring("w", rewards, Tokenizer(folder).text_of, queue, leases, outage)
-    intake = Intake("w", side.spec, queue, scoring, outage, leaving)
+    tokenizer = Tokenizer(folder)
+    streams = open_streams(side.spec, "w", rewards, tokenizer.text_of, leaving)
     weights = WeightSync(client, run, wait_s=0.1)
-    worker = Worker("w", side.spec, engine, queue, weights, leases, scoring, intake, leaving)
+    episodes = Episodes(engine, tokenizer, side.spec.vocab_size, None)
+    worker = Worker(
+        *("w", side.spec, engine, episodes, weights, streams[0]),
+        *(Evaluating("w", episodes, streams[1]), leaving),
+    )
     weights.start()
     try:
         worker.run()
     finally:
         weights.close(10)
-        scoring.close(1)
-        queue.close()
+        close_streams(streams)
         client.close()
         engine.close()
 

@@ -9,12 +9,14 @@ import pytest
 import urllib3
 
 from tests.learner_side import EXACT_MATCH, TOKEN, LearnerSide
+from tests.tiny_models import VOCAB
 from tests.waiting import wait_until
+from volley.learner.episode_metrics import describe_episodes
 from volley.rollout.assembly import run_worker
 from volley.rollout.settings import EngineName, WorkerSettings
 from volley.schemas.codec import encode
 from volley.schemas.groups import Failure, FailureReason, Group, StopReason, Version
-from volley.schemas.run_spec import RewardLimits, RewardSpec
+from volley.schemas.run_spec import EnvironmentSpec, RewardLimits, RewardSpec
 from volley.telemetry.stops import Stop
 from volley.transport.tensors import hash_bytes
 
@@ -290,6 +292,131 @@ def num_held(side: LearnerSide) -> Counter[str]:
 
 def progress(side: LearnerSide) -> int:
     return max((task.progress for task in side.queue.held_tasks()), default=0)
+
+
+GUIDE = b"""
+class Guide:
+    stop_strings = tuple("abcdefghijklm")
+
+    def __init__(self, prompt, columns, answer):
+        self.metrics = {"answers": 0.0}
+        self._answer = answer
+
+    async def respond(self, transcript):
+        if self.metrics["answers"] or transcript.turn.endswith("a"):
+            return None
+        self.metrics["answers"] += 1
+        return self._answer
+"""
+
+
+def test_an_environment_answers_between_the_turns(tmp_path, redis_url, run_name, start_worker):
+    (tmp_path / "mine.py").write_bytes(GUIDE)
+    environment = EnvironmentSpec("mine:Guide", hash_bytes(GUIDE), {"answer": "=>"}, 4, 20.0)
+    with LearnerSide(
+        tmp_path, redis_url, run_name, code_folder=tmp_path, environment=environment
+    ) as side:
+        side.publish(0)
+        side.issue(*(side.task(number) for number in range(6)))
+        worker = start_worker(side.url)
+        results = side.collect(6)
+        worker.leaving.set()
+        assert worker.join() is None
+    groups = [result for result in results.values() if isinstance(result, Group)]
+    assert len(groups) == 6
+    trajectories = [one for group in groups for one in group.trajectories]
+    assert {one.num_turns for one in trajectories} == {1, 2}
+    for trajectory in trajectories:
+        for span in trajectory.inserted_spans:
+            inserted = trajectory.token_ids[span.start : span.stop]
+            assert inserted == (VOCAB["="], VOCAB[">"])
+            assert trajectory.sampler_logprobs[span.start : span.stop] == (0.0, 0.0)
+        assert trajectory.metrics["answers"] >= trajectory.num_turns - 1
+
+
+WILD = b"""
+import string
+import threading
+
+SEEN = set()
+
+class Wild:
+    # So that every turn is a single token.
+    stop_strings = tuple(string.ascii_lowercase + " =>")
+
+    def __init__(self, prompt, columns):
+        self._kind = "tame" if columns["kind"] in SEEN else columns["kind"]
+        SEEN.add(columns["kind"])
+        self.metrics = {"wild": self._kind != "tame", "answers": 0}
+
+    def respond(self, transcript):
+        if self._kind == "tame" or self.metrics["answers"]:
+            return None
+        self.metrics["answers"] += 1
+        match self._kind:
+            case "raises":
+                raise OSError("no such tool")
+            case "hangs":
+                threading.Event().wait(10)
+            case "floods":
+                return "a" * 10_000_000
+            case "closes":
+                return "z"
+            case "garbles":
+                return "\\ud800"
+"""
+FAILING, KINDS = {"raises", "hangs", "garbles"}, ("raises", "hangs", "garbles", "floods", "closes")
+
+
+def test_a_tool_that_goes_wild_harms_only_its_own_sample_and_is_counted(
+    tmp_path, redis_url, run_name, start_worker
+):
+    (tmp_path / "mine.py").write_bytes(WILD)
+    environment = EnvironmentSpec("mine:Wild", hash_bytes(WILD), {}, 4, 1.5)
+    with LearnerSide(
+        tmp_path, redis_url, run_name, code_folder=tmp_path, environment=environment
+    ) as side:
+        side.publish(0)
+        side.issue(
+            *(side.task(number, answer="ab", kind=kind) for number, kind in enumerate(KINDS))
+        )
+        worker = start_worker(side.url)
+        results = side.collect(len(KINDS))
+        worker.leaving.set()
+        assert worker.join() is None
+    groups = [one for _, one in sorted(results.items()) if isinstance(one, Group)]
+    for kind, group in zip(KINDS, groups, strict=True):
+        first, *others = group.trajectories
+        assert (first.rewards == (None,)) is (kind in FAILING)
+        assert (first.stop_reason is StopReason.FAILED) is (kind in FAILING)
+        assert (first.stop_reason is StopReason.LENGTH) is (kind == "floods")
+        assert (first.num_turns == 2) is (kind == "closes"), "the stop string was not its own"
+        assert {one.stop_reason for one in others} == {StopReason.STOP}
+        assert None not in {one.rewards[0] for one in others}
+    counted = describe_episodes(groups)
+    assert counted["failed_share"] == 3 / 20
+    # What failed has not counted to its end.
+    assert counted["environment/wild"] == 2 / 17
+    assert counted["turns_mean"] == 21 / 20
+
+
+def test_an_environment_that_fails_for_all_is_a_failure_with_its_traceback(
+    tmp_path, redis_url, run_name, start_worker
+):
+    code = b"class Broken:\n    def __init__(self, prompt, columns):\n        1 // 0\n"
+    (tmp_path / "mine.py").write_bytes(code)
+    environment = EnvironmentSpec("mine:Broken", hash_bytes(code), {}, 4, 20.0)
+    with LearnerSide(
+        tmp_path, redis_url, run_name, code_folder=tmp_path, environment=environment
+    ) as side:
+        side.publish(0)
+        side.issue(side.task(0))
+        start_worker(side.url)
+        (failure,) = side.collect(1).values()
+    assert isinstance(failure, Failure)
+    assert failure.reason is FailureReason.ENVIRONMENT
+    assert "ZeroDivisionError" in failure.detail
+    assert "mine.py" in failure.detail
 
 
 def test_other_reward_code_than_the_learners_is_refused_at_join(

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from tests.learner_side import TOKEN, LearnerSide
+from tests.task_streams import close_streams, open_streams
 from tests.waiting import wait_until
 from volley.rollout.engine import SampleRequest, StepResult
-from volley.rollout.intake import Intake
+from volley.rollout.episodes import Episodes
+from volley.rollout.evaluating import Evaluating
 from volley.rollout.leases import Leases
-from volley.rollout.outage import Outage
-from volley.rollout.scoring import Scoring
+from volley.rollout.tokenizer import Tokenizer
 from volley.rollout.weight_sync import WeightSync
 from volley.rollout.worker import Worker
 from volley.schemas.groups import FailureReason, Version
 from volley.transport.learner_client import LearnerClient
-from volley.transport.redis_stream import WorkerQueue
 
 
 class ScriptedEngine:
@@ -60,29 +60,28 @@ def side(tmp_path, redis_url, run_name):
 
 
 @pytest.fixture
-def make_worker(side):
+def make_worker(side, tmp_path):
     """A worker over a scripted engine, and its leases; nothing beats for it."""
     parts = []
 
     def make(engine: ScriptedEngine) -> tuple[Worker, Leases, threading.Event]:
         client = LearnerClient(side.url, TOKEN)
-        queue = WorkerQueue(side.spec.redis_url, side.spec.run, "scripted")
         weights = WeightSync(client, side.spec.run, wait_s=0.2)
-        leases, outage, leaving = Leases(), Outage("Redis"), threading.Event()
-        scoring = Scoring("scripted", (), str, queue, leases, outage)
-        parts.append((client, queue, weights, scoring))
+        leaving = threading.Event()
+        streams = open_streams(side.spec, "scripted", (), str, leaving)
+        parts.append((client, weights, streams))
         weights.start()
-        intake = Intake("scripted", side.spec, queue, scoring, outage, leaving)
+        episodes = Episodes(engine, Tokenizer(tmp_path / "model"), side.spec.vocab_size, None)
         worker = Worker(
-            "scripted", side.spec, engine, queue, weights, leases, scoring, intake, leaving
+            *("scripted", side.spec, engine, episodes, weights, streams[0]),
+            *(Evaluating("scripted", episodes, streams[1]), leaving),
         )
-        return worker, leases, leaving
+        return worker, streams[0].leases, leaving
 
     yield make
-    for client, queue, weights, scoring in parts:
-        scoring.close(timeout_s=5)
+    for client, weights, streams in parts:
         weights.close(timeout_s=5)
-        queue.close()
+        close_streams(streams)
         client.close()
 
 

@@ -21,7 +21,7 @@ def answer(*arguments: str) -> str:
 
 
 def test_all_verbs_are_there():
-    expected = "audit dead demo doctor export learner replay rollout run status"
+    expected = "audit dead demo doctor export learner replay rollout run sft status trajectories"
     assert expected.split() == VERBS
 
 

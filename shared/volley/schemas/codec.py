@@ -109,6 +109,8 @@ def _check_trajectory(trajectory: Trajectory, limits: GroupLimits) -> None:
         raise InvalidMessage(f"{len(trajectory.rewards)} rewards, expected {limits.num_rewards}")
     if not all(reward is None or math.isfinite(reward) for reward in trajectory.rewards):
         raise InvalidMessage("a reward is not finite")
+    if not all(math.isfinite(number) for number in trajectory.metrics.values()):
+        raise InvalidMessage("a metric is not finite")
     _check_spans(trajectory)
     _check_ids(trajectory.token_ids, limits)
     if not all(x <= MAX_LOGPROB_NATS and math.isfinite(x) for x in trajectory.sampler_logprobs):

@@ -13,7 +13,9 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-SCHEMA_VERSION = 1
+from volley.schemas.run_spec import SamplingSpec
+
+SCHEMA_VERSION = 2
 
 
 class Version(Struct, frozen=True, order=True, array_like=True):
@@ -42,7 +44,18 @@ class InsertedSpan(Struct, frozen=True, array_like=True):
 
 class StopReason(StrEnum):
     STOP = "stop"
+    """The model said so, or the environment."""
     LENGTH = "length"
+    """There was no room for more tokens."""
+    TURNS = "turns"
+    """There was no turn left."""
+    FAILED = "failed"
+    """The environment raised, or did not answer in time."""
+
+    @property
+    def is_truncated(self) -> bool:
+        """The model would have gone on."""
+        return self in (StopReason.LENGTH, StopReason.TURNS)
 
 
 class Task(Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +75,10 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     """The other columns of the data row, for rewards."""
     alone: bool = False
     """Whoever held it before was lost or failed, twice: nothing else is to be harmed."""
+    root: str | None = None
+    """Of the weights that all tokens must come from; None where newer ones may serve too."""
+    sampling: SamplingSpec | None = None
+    """Of an evaluation; None for the run's."""
 
 
 class Trajectory(Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,13 +89,20 @@ class Trajectory(Struct, frozen=True, forbid_unknown_fields=True):
     logprob_bytes: bytes
     """float32 nats per completion token; see `sampler_logprobs`."""
     version_spans: tuple[VersionSpan, ...]
-    """Cover all T tokens in order."""
+    """Cover all T tokens in order; what was inserted counts to the turn before it."""
     inserted_spans: tuple[InsertedSpan, ...]
     """Sorted and disjoint; empty for a single turn."""
     stop_reason: StopReason
     text: str
     rewards: tuple[float | None, ...]
     """One per reward function of the run, None where it does not apply."""
+    metrics: dict[str, float] = {}
+    """What the environment counted; the same names for all trajectories of a run."""
+
+    @property
+    def num_turns(self) -> int:
+        """Times the model was asked: once, and again behind each insertion."""
+        return 1 + len(self.inserted_spans)
 
     @property
     def num_tokens(self) -> int:
@@ -111,6 +135,8 @@ class Group(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", t
 class FailureReason(StrEnum):
     REWARD = "reward"
     """The reward function raised or answered with something that is not a reward."""
+    ENVIRONMENT = "environment"
+    """The environment failed for every sample."""
     PROMPT = "prompt"
     """The prompt cannot be served by the engine (for example, longer than the context)."""
     ENGINE = "engine"

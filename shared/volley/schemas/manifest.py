@@ -19,6 +19,8 @@ class Manifest(Struct, frozen=True):
     """All tensors, plain safetensors; with adapters those that a run begins with, for all of it."""
     adapters: Blob | None = None
     """What is to be added to the anchor's tensors, plain safetensors; see transport.low_rank."""
+    evaluate: bool = False
+    """Workers are to answer the evaluation tasks of this version before they load another one."""
     finished: bool = False
     """The run is over: nothing will be issued any more, workers may leave."""
 

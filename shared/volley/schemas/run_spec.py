@@ -2,8 +2,10 @@
 
 from msgspec import Struct
 
-BUILTIN_REWARDS = ("exact_match",)
+BUILTIN_REWARDS = ("exact_match", "answer_match", "f1", "format", "maths")
 """Names of the reward functions that every worker brings."""
+BUILTIN_ENVIRONMENTS = ("search", "tools")
+"""Names of the environments that every worker brings."""
 
 
 class Blob(Struct, frozen=True):
@@ -59,6 +61,48 @@ class RewardLimits(Struct, frozen=True):
     """The reward of a completion whose own call failed; None leaves it out of the training."""
 
 
+class ToolSpec(Struct, frozen=True):
+    """A function that the model may call; the code itself is on each worker."""
+
+    name: str
+    """`module:function`."""
+    file_hash: str
+    """BLAKE3 of the module's file."""
+    schema: dict[str, object]
+    """What the chat template shows of it to the model: JSON schema, as transformers makes it."""
+
+
+class ChatFrame(Struct, frozen=True):
+    """What a chat template writes around messages that answer the assistant.
+
+    said + opening + content [+ between + content ...] + closing + what the assistant says next
+    """
+
+    opening: str
+    """The token that ends the assistant's turn is the first of it."""
+    between: str | None
+    """None: the template takes one message at a time."""
+    closing: str
+
+
+class EnvironmentSpec(Struct, frozen=True):
+    """What answers the model between its turns; the code itself is on each worker."""
+
+    name: str
+    """`module:Class`, or the bare name of a built-in one."""
+    file_hash: str | None
+    """BLAKE3 of the module's file; None for a built-in class."""
+    options: dict[str, object]
+    """Keyword arguments of the class."""
+    max_turns: int
+    timeout_s: float
+    """Of one answer."""
+    tools: tuple[ToolSpec, ...] = ()
+    """Of the environment `tools`."""
+    frames: dict[str, ChatFrame | str] = {}
+    """By the role of the messages that it answers with; a text says why there is none."""
+
+
 class RunSpec(Struct, frozen=True):
     """A run, as far as workers are concerned."""
 
@@ -73,8 +117,10 @@ class RunSpec(Struct, frozen=True):
     sampling: SamplingSpec
     rewards: tuple[RewardSpec, ...]
     reward_limits: RewardLimits
+    environment: EnvironmentSpec | None
+    """None: an episode is a single turn."""
     code_folder: str
-    """Where the learner found the reward code; a hint for workers on the same machine."""
+    """Where the learner found the user's code; a hint for workers on the same machine."""
     redis_url: str
     """With credentials: this answer is a secret."""
     lease_s: float

@@ -32,11 +32,15 @@ class WorkerReport(Struct, frozen=True):
 
 class LearnerState(StrEnum):
     STARTING = "starting"
+    COLD_START = "cold start"
+    """The model is fine-tuned on demonstrations, before GRPO begins."""
     REPLAYING = "replaying"
     """Logged steps are taken again after a restart."""
     WAITING = "waiting"
     TRAINING = "training"
     PUBLISHING = "publishing"
+    EVALUATING = "evaluating"
+    """All steps are taken, and the last evaluation is awaited."""
     FINISHED = "finished"
     STOPPED = "stopped"
 
@@ -72,6 +76,15 @@ class QueueDepth(Struct, frozen=True):
     results: int
 
 
+class EvaluationReport(Struct, frozen=True):
+    """How a version did on held-out prompts."""
+
+    version: Version
+    root: str
+    metrics: dict[str, float | None]
+    """As in evaluations.jsonl."""
+
+
 class StatusReport(Struct, frozen=True):
     """A run at a glance."""
 
@@ -101,3 +114,7 @@ class StatusReport(Struct, frozen=True):
     """Of the run folder: `ok`, or `degraded: ` and the reason."""
     replay: str | None = None
     """How far the replay is, while it lasts."""
+    evaluation: EvaluationReport | None = None
+    """The last one that is over."""
+    cold_start: str | None = None
+    """How far the cold start is, while it lasts."""

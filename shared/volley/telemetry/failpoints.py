@@ -35,6 +35,7 @@ Failpoint = Literal[
     "after-checkpoint-rename",
     "after-blobs",
     "after-publish",
+    "after-cold-start-step",
     # of a worker
     "mid-generation",
     "mid-reward",

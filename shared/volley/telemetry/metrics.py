@@ -13,7 +13,13 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from volley.schemas.groups import Version
-from volley.schemas.status import DeliveryCounts, LedgerCounts, StatusReport, WorkerReport
+from volley.schemas.status import (
+    DeliveryCounts,
+    EvaluationReport,
+    LedgerCounts,
+    StatusReport,
+    WorkerReport,
+)
 
 
 class StatusCollector(Collector):
@@ -40,6 +46,8 @@ class StatusCollector(Collector):
                 "volley_outstanding", "Numbers issued, not dropped", report.queue.outstanding
             )
         yield _steps(report.metrics)
+        if report.evaluation is not None:
+            yield _evaluation(report.evaluation)
         yield from _workers(report.workers, report.version.step)
 
     def describe(self) -> list[Metric]:
@@ -66,6 +74,16 @@ def _deliveries(deliveries: DeliveryCounts) -> Metric:
 def _steps(metrics: dict[str, float | None]) -> Metric:
     family = GaugeMetricFamily("volley_last_step", "metrics.jsonl, last line", labels=["metric"])
     for name, value in metrics.items():
+        if value is not None:
+            family.add_metric([name], value)
+    return family
+
+
+def _evaluation(evaluation: EvaluationReport) -> Metric:
+    family = GaugeMetricFamily(
+        "volley_last_evaluation", "evaluations.jsonl, last line", labels=["metric"]
+    )
+    for name, value in {"step": evaluation.version.step, **evaluation.metrics}.items():
         if value is not None:
             family.add_metric([name], value)
     return family

@@ -157,6 +157,11 @@ def run_key(run: str, name: str) -> str:
     return f"volley:{{{run}}}:{name}"
 
 
+def evaluation_stream(run: str) -> str:
+    """The name under which the held-out prompts of a run are queued."""
+    return f"{run}:evaluation"
+
+
 def block_ms(block_s: float) -> int:
     """BLOCK of a read; at least 1, because BLOCK 0 would wait for ever."""
     return max(1, round(min(block_s, MAX_BLOCK_S) * 1000))

@@ -26,6 +26,8 @@ unless it says so:
                                                                                    learner tidies
     report:<worker>  string   a worker's word about itself; expires                that worker
 
+Held-out prompts travel in a second set of these keys, under `{RUN}:evaluation`.
+
 The two ends are in worker_queue and learner_queue, errors in redis_client, the steps in lua/.
 """
 
@@ -38,6 +40,7 @@ from volley.transport.redis_client import (
     QueueMisconfigured,
     QueueUnavailable,
     connect,
+    evaluation_stream,
 )
 from volley.transport.worker_queue import Lease, WorkerQueue
 
@@ -54,4 +57,5 @@ __all__ = [
     "QueueUnavailable",
     "WorkerQueue",
     "connect",
+    "evaluation_stream",
 ]

@@ -81,6 +81,13 @@ def test_a_replay_is_shown_and_is_no_pace():
     assert "left" not in panel
 
 
+def test_a_cold_start_is_shown():
+    cold = msgspec.structs.replace(
+        REPORT, state=LearnerState.COLD_START, cold_start="step 3 of 64, loss 1.234"
+    )
+    assert "cold start: step 3 of 64, loss 1.234" in line(cold, None)
+
+
 def test_a_pipe_gets_a_line_now_and_then():
     on = console()
     with Progress(on, sample_every=10) as progress:

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from tests.reports import REPORT
 from volley.launcher.status import Address, find_learner, render, show_status
+from volley.schemas.groups import Version
+from volley.schemas.status import EvaluationReport
 from volley.telemetry.stops import ExitCode, Stop
 
 
@@ -57,6 +59,16 @@ def test_what_is_not_a_url_is_said_to_be_none(runs):
         find_learner("localhost:8000", runs)
 
 
+def test_of_a_run_in_its_cold_start_only_that_is_shown():
+    cold = msgspec.structs.replace(REPORT, cold_start="step 3 of 64, loss 1.234", queue=None)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(render(cold))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "step 3 of 64, loss 1.234" in text
+    assert "Redis is away" not in text
+
+
 def test_a_learner_that_is_gone_is_an_error_of_the_environment(runs):
     with pytest.raises(Stop, match="the run is over") as caught:
         show_status(find_learner(None, runs), watch=False, as_json=False)
@@ -91,3 +103,10 @@ def test_a_full_disk_and_a_replay_are_shown():
     text = table(render(told))
     assert "disk degraded: 12 MB free" in text
     assert "3 of 12 taken" in text
+
+
+def test_the_last_evaluation_is_shown():
+    scores = {"num_prompts": 6.0, "num_answered": 5.0, "reward": 0.5, "reward_greedy": None}
+    evaluation = EvaluationReport(Version(1, 20), "ef" * 32, {**scores, "pass@4": 0.75})
+    text = table(render(msgspec.structs.replace(REPORT, evaluation=evaluation)))
+    assert "step 20: reward 0.500  pass@4 0.750  (5 of 6 prompts)" in text

@@ -187,8 +187,10 @@ def test_sizes_come_from_the_model(folder: Path):
     assert policy.context_length == CONTEXT_LENGTH
 
 
-def test_an_answer_ends_with_the_end_of_sequence(qwen3_folder: Path):
-    assert load(qwen3_folder).tokenise_answer("ab") == [VOCAB["a"], VOCAB["b"], VOCAB["<eos>"]]
+def test_a_part_is_tokenised_as_it_stands_and_the_end_apart(qwen3_folder: Path):
+    policy = load(qwen3_folder)
+    assert policy.tokenise_part("ab") == [VOCAB["a"], VOCAB["b"]]
+    assert policy.end_token_id == VOCAB["<eos>"]
 
 
 def test_chat_messages_go_through_the_template(qwen3_folder: Path, tmp_path: Path):
@@ -200,6 +202,38 @@ def test_chat_messages_go_through_the_template(qwen3_folder: Path, tmp_path: Pat
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     ids = [VOCAB[character] for character in "a>b>="]
     assert load(folder).tokenise(["ab", chat]) == [[VOCAB["a"], VOCAB["b"]], ids]
+
+
+def test_the_template_is_told_what_the_settings_say_and_shown_the_tools(
+    qwen3_folder: Path, tmp_path: Path
+):
+    template = tmp_path / "own.jinja"
+    template.write_text("{{ messages[0].content }}{{ 'x' if thinking }}{{ tools[0].name }}")
+    path = {"path": str(qwen3_folder), "dtype": "float32", "chat_template": template}
+    texts = []
+    for thinking in (True, False):
+        settings = ModelSettings.model_validate(
+            {**path, "chat_template_kwargs": {"thinking": thinking}}
+        )
+        policy = Policy.load(settings, "cpu", [{"name": "t"}])
+        texts += policy.tokenise([[{"role": "user", "content": "a"}]])
+    a, x, t = (VOCAB[letter] for letter in "axt")
+    assert texts == [[a, x, t], [a, t]]
+    # Who loads the model that is left has the template, too.
+    assert policy.model_files()["chat_template.jinja"] == template.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"chat_template": "absent.jinja"}, "model.chat_template: cannot read absent.jinja"),
+        ({"chat_template_kwargs": {"tools": []}}, "tools is not yours to set"),
+    ],
+)
+def test_a_template_or_arguments_that_cannot_be_used_are_refused(qwen3_folder, changes, words):
+    with pytest.raises(Stop) as caught:
+        load(qwen3_folder, **changes)
+    assert words in caught.value.message
 
 
 def test_chat_messages_without_a_template_are_refused(qwen3_folder: Path):

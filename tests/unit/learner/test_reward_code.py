@@ -31,9 +31,9 @@ def test_a_built_in_function_has_no_file(tmp_path):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        ("exact_mach", "is not built in (exact_match)"),
+        ("exact_mach", "is not built in (exact_match, answer_match, f1, format, maths)"),
         ("absent:score", "put the module beside the config file"),
-        ("mine:scor", "has no function 'scor'"),
+        ("mine:scor", "mine.py has no 'scor'"),
         ("broken:score", "is not Python"),
     ],
 )

@@ -52,6 +52,14 @@ def test_the_newest_unfinished_run_is_gone_on_with(run, tmp_path):
     assert find_run_folder(run, fresh=False) == newest
 
 
+def test_a_run_that_was_stopped_in_its_cold_start_is_gone_on_with(run, tmp_path):
+    begun(tmp_path, "sums-20260101-000000", state="finished")
+    newest = tmp_path / "sums-20260102-000000"
+    (newest / "cold_start").mkdir(parents=True)
+    (newest / "cold_start" / "cold_start.json").write_text("{}")
+    assert find_run_folder(run, fresh=False) == newest
+
+
 def test_a_finished_run_is_left_alone(run, tmp_path):
     begun(tmp_path, "sums-20260101-000000")
     begun(tmp_path, "sums-20260102-000000", state="finished")

@@ -78,9 +78,10 @@ def test_a_completion_that_the_policy_had_no_part_in_is_left_out():
     assert sequence.advantage == -0.5
 
 
-def test_masked_truncated_completions_still_count_in_the_mean_of_their_group():
+@pytest.mark.parametrize("truncated", [StopReason.LENGTH, StopReason.TURNS])
+def test_masked_truncated_completions_still_count_in_the_mean_of_their_group(truncated):
     trajectories = [
-        make_trajectory([1], stop_reason=StopReason.LENGTH),
+        make_trajectory([1], stop_reason=truncated),
         make_trajectory([0]),
     ]
     groups = [make_group(trajectories=trajectories)]

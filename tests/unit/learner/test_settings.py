@@ -104,3 +104,15 @@ def test_broken_toml_and_a_missing_file_are_said(tmp_path):
 )
 def test_what_cannot_be_right_is_refused_with_the_fix(tmp_path, text, words):
     assert words in complaint(tmp_path, MINIMAL + text)
+
+
+def test_a_template_lies_beside_the_config_and_is_told_more_on_the_command_line(tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(
+        "[model]\npath = 'org/model'\nchat_template = 'own.jinja'\n[data]\ntrain = 'train.jsonl'\n"
+    )
+    override = "model.chat_template_kwargs={enable_thinking = false}"
+    model = load_settings(config, [override], environment={}).model
+    assert model.chat_template == tmp_path / "own.jinja"
+    assert model.chat_template_kwargs == {"enable_thinking": False}
+    assert model.path == "org/model"

@@ -4,17 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
-from volley.learner.sort_task import (
-    NUM_DEMONSTRATIONS,
-    NUM_HELD_OUT,
-    NUM_TRAIN,
-    TAGS,
-    make_tokenizer,
-    save_model,
-    write_data,
-)
+from volley.learner.sort_task import NUM_DEMONSTRATIONS, NUM_HELD_OUT, NUM_TRAIN, write_data
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -48,21 +39,3 @@ def test_a_seed_decides_the_data(data, tmp_path):
     assert (tmp_path / "train.jsonl").read_text() == (data / "train.jsonl").read_text()
     write_data(tmp_path, seed=1)
     assert (tmp_path / "train.jsonl").read_text() != (data / "train.jsonl").read_text()
-
-
-def test_the_tokenizer_has_64_tokens_and_gives_back_what_it_took():
-    tokenizer = make_tokenizer()
-    assert len(tokenizer) == 64
-    text = "sort qhzbtwea= 7?\n" + "".join(TAGS)
-    ids = tokenizer(text)["input_ids"]
-    assert len(ids) == 18 + len(TAGS) == 26
-    assert tokenizer.unk_token_id not in ids
-    assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == text
-
-
-def test_the_model_has_as_many_parameters_as_the_demo_says(tmp_path):
-    save_model(tmp_path, seed=0)
-    tensors = load_file(tmp_path / "model.safetensors")
-    assert sum(tensor.numel() for tensor in tensors.values()) == 303_872
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert (config["vocab_size"], config["head_dim"]) == (64, 32)

@@ -15,6 +15,7 @@ from volley.learner.ledger import Disposition
 from volley.learner.policy import Policy
 from volley.learner.settings import Settings
 from volley.learner.update import Update
+from volley.learner.weight_store import root_of_tensors
 from volley.schemas.groups import Group, StopReason, Version
 
 HEAD = Version(1, 5)
@@ -42,6 +43,8 @@ METRICS = {
     "num_sequences",
     "num_tokens",
     "kl_penalty_mean",
+    "turns_mean",
+    "failed_share",
     *mismatch.NAMES,
 }
 BY_LAG = {"lag_share/5", "lag_kl/5"}
@@ -155,6 +158,54 @@ def test_staleness_counts_versions_behind_the_head_on_trained_tokens_only(qwen3_
     assert metrics["staleness_max"] == 1
     assert metrics["staleness_mean"] == pytest.approx(1 / 5)
     assert metrics["truncated_share"] == 0.5
+
+
+LOSSES: tuple[Mapping[str, object], ...] = (
+    {},
+    {"loss_type": "gspo", "num_iterations": 2},
+    {"loss_type": "grpo", "ratio_anchor": "proximal", "off_policy_mask": "sequence_any"},
+    {"beta": 0.1, "kl_target": "reference", "entropy_coef": 0.1},
+    {"beta": 0.5, "kl_in": "reward", "kl_target": "reference", "kl_estimator": "k3"},
+)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_said_of_inserted_tokens_changes_nothing_of_a_step(
+    qwen3_folder: Path, loss: Mapping[str, object]
+):
+    outcomes = []
+    for inserted_logprob, version in ((0.0, HEAD), (math.nan, Version(1, 0))):
+        policy, update = make_update(qwen3_folder, loss=loss)
+        group = two_turns(policy, inserted_logprob, version)
+        before = copy_of(policy)
+        result = update.step([group], HEAD)
+        assert result.applied
+        assert not is_unchanged(policy, before)
+        outcomes.append((root_of_tensors(policy.published_tensors()), result.metrics))
+    assert outcomes[0] == outcomes[1]
+    metrics = outcomes[0][1]
+    assert metrics["num_tokens"] == 8 - 3
+    assert metrics["staleness_max"] == 0
+    assert metrics["mismatch_max"] == pytest.approx(0.0, abs=1e-5)
+
+
+def two_turns(policy: Policy, inserted_logprob: float, version: Version) -> Group:
+    """Tokens 1 and 2, and a first one, are said to be inserted, with this log-prob and version."""
+    trajectories = []
+    for reward, ids, (start, stop) in ((1.0, (*GOOD, 1), (1, 3)), (0.0, BAD, (0, 1))):
+        logprobs, versions = logprobs_of(policy, ids), [HEAD] * len(ids)
+        logprobs[start:stop] = [inserted_logprob] * (stop - start)
+        versions[start:stop] = [version] * (stop - start)
+        trajectories.append(
+            make_trajectory(
+                [reward],
+                token_ids=ids,
+                sampler_logprobs=logprobs,
+                versions=versions,
+                inserted=[(start, stop)],
+            )
+        )
+    return make_group(trajectories=trajectories, prompt_ids=PROMPT_IDS)
 
 
 def test_a_step_without_signal_leaves_everything_alone(qwen3_folder: Path):

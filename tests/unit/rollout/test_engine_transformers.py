@@ -8,6 +8,7 @@ from tests.sampling import (
     NO_STOP,
     SECOND,
     assert_logprobs_agree,
+    assert_stop_strings_end_samples,
     make_request,
     published,
     recomputed_logprobs,
@@ -75,6 +76,10 @@ def test_a_seed_gives_the_same_tokens_whoever_shares_the_batch(engine, model):
     assert [sample.token_ids for sample in among] == [sample.token_ids for sample in alone]
     other_seed = SampleRequest(request.id, request.prompt_ids, request.seed + 1, NO_STOP)
     assert run(engine, other_seed)[request.id][0].token_ids != alone[0].token_ids
+
+
+def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it(engine, model):
+    assert_stop_strings_end_samples(engine, model)
 
 
 def test_a_stop_token_ends_a_completion_and_is_its_last_token(engine, model):

@@ -10,12 +10,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from tests.multi_turn import Counting, ask, assert_turns_agree
 from tests.sampling import (
     FIRST,
     NO_STOP,
     SECOND,
     assert_each_version_agrees,
     assert_logprobs_agree,
+    assert_stop_strings_end_samples,
     make_request,
     published,
     reloaded,
@@ -29,7 +31,9 @@ from volley.rollout.engine import (
     SampleRequest,
     Unservable,
 )
+from volley.rollout.episodes import EpisodeRules, Episodes
 from volley.rollout.settings import VllmSettings
+from volley.rollout.tokenizer import Tokenizer
 from volley.schemas.groups import StopReason, Version, VersionSpan
 from volley.schemas.run_spec import SamplingSpec
 
@@ -133,6 +137,10 @@ def test_a_seed_gives_the_same_tokens_whoever_shares_the_batch(engine, model):
     assert run(engine, other_seed)[request.id][0].token_ids != alone[0].token_ids
 
 
+def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it(engine, model):
+    assert_stop_strings_end_samples(engine, model)
+
+
 def test_a_stop_token_ends_a_completion_and_is_its_last_token(engine, model):
     engine.load(published(model), FIRST)
     stop_ids = tuple(range(1, len(VOCAB), 4))
@@ -147,6 +155,14 @@ def test_a_stop_token_ends_a_completion_and_is_its_last_token(engine, model):
         assert stopped or len(sample.token_ids) == 12
         assert sum(span.num_tokens for span in sample.version_spans) == len(sample.token_ids)
         assert_logprobs_agree(model, request, sample)
+
+
+def test_the_turns_of_an_episode_together_are_what_one_forward_gives(engine, model, folder):
+    engine.load(published(model), FIRST)
+    rules = EpisodeRules(Counting, max_turns=4, timeout_s=20.0)
+    episodes = Episodes(engine, Tokenizer(folder), len(VOCAB), rules)
+    assert_turns_agree(model, ask(episodes, *range(12)))
+    episodes.close()
 
 
 def test_only_the_stop_ids_of_the_request_end_a_completion(engine, model):

@@ -1,6 +1,7 @@
 """A model folder evaluated as the demo does it."""
 
 import json
+import string
 import sys
 from pathlib import Path
 
@@ -27,12 +28,16 @@ def evaluate(model_folder, tmp_path):
         reward: str = "exact_match",
         max_completion_length: int = 8,
         samples_per_prompt: int = 1,
+        environment: str | None = None,
     ) -> Evaluation:
         return evaluate_folder(
             EvaluationSettings(
                 model_folder=model_folder,
                 data=data,
                 reward=reward,
+                environment=environment,
+                environment_options={},
+                max_turns=8,
                 code_folder=tmp_path,
                 max_completion_length=max_completion_length,
                 samples_per_prompt=samples_per_prompt,
@@ -71,6 +76,32 @@ def test_samples_are_scored_and_repeat_with_the_seed(evaluate, data, vowels):
     for sample in first.samples:
         assert sample.reward == sum(map(sample.completion.count, "aeiou"))
     assert evaluate(data, vowels, samples_per_prompt=4) == first
+
+
+NODDING = f"""
+class Nodding:
+    stop_strings = {tuple(string.ascii_lowercase)}
+    def __init__(self, prompt, columns):
+        self.metrics = {{"answers": 0, "wanted": len(columns["answer"])}}
+    def respond(self, transcript):
+        if self.metrics["answers"] == 2:
+            return None
+        self.metrics["answers"] += 1
+        return "="
+"""
+
+
+def test_what_an_environment_inserts_and_counts_is_told(evaluate, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "nodding.py").write_text(NODDING)
+    result = evaluate(data, samples_per_prompt=4, environment="nodding:Nodding")
+    assert result.metrics["wanted"] == pytest.approx(7 / 3)
+    assert 0 < result.metrics["answers"] <= 2
+    for sample in result.samples:
+        said = "=".join(sample.turns)
+        # This tokenizer puts a space between any two tokens.
+        assert sample.completion.replace(" ", "") == said.replace(" ", "")
+        assert sample.insertions == ("=",) * (len(sample.turns) - 1)
 
 
 def test_the_standard_error_is_that_of_the_mean_over_prompts(evaluate, data, vowels):

@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from tests.waiting import wait_until
+from volley.rollout.builtin_rewards import exact_match
 from volley.rollout.reward_pool import RewardPool, RewardsClosed
-from volley.rollout.rewards import FailureKind, RewardFailed, Score, exact_match
+from volley.rollout.rewards import FailureKind, RewardFailed, Score
 from volley.schemas.run_spec import RewardLimits, RewardSpec
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.tensors import hash_bytes

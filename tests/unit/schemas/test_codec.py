@@ -57,6 +57,7 @@ FULL = Trajectory(
     stop_reason=StopReason.STOP,
     text="hq",
     rewards=(1.0, None),
+    metrics={"searches": 1.0},
 )
 GROUP = Group(
     schema_version=SCHEMA_VERSION,

@@ -22,6 +22,14 @@ volley run config.toml --set optim.learning_rate=3e-6 --set run.steps=50
 volley run config.toml --fresh
 """
 
+SFT_EXAMPLES = """
+Examples:
+
+volley sft config.toml
+
+volley sft config.toml runs/warm --set cold_start.learning_rate=2e-5
+"""
+
 STATUS_EXAMPLES = """
 Examples:
 
@@ -62,15 +70,27 @@ volley replay runs/sums-20260101-120000
 volley replay runs/sums-20260101-120000 --from 20 --to 60 --set loss.epsilon_high=0.3
 """
 
-DEMO_EXAMPLES = """
-Example:
+TRAJECTORIES_EXAMPLES = """
+Examples:
 
-volley demo sort
+volley trajectories runs/sums-20260101-120000
+
+volley trajectories runs/sums-20260101-120000 --number 17 --logprobs
+
+volley trajectories runs/sums-20260101-120000 --step 80 --json | jq .reward
+"""
+
+DEMO_EXAMPLES = """
+Examples:
+
+volley demo
+
+volley demo sort --engine transformers
 """
 
 app = typer.Typer(
     help="GRPO post-training for language models as separate processes that scale on their own.",
-    epilog="Try: volley demo sort",
+    epilog="Try: volley demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -87,6 +107,7 @@ Overrides = Annotated[
 
 
 class DemoName(StrEnum):
+    SEARCH = "search"
     SORT = "sort"
 
 
@@ -130,6 +151,26 @@ def run(
 app.command(epilog=volley.learner.__main__.EXAMPLES)(volley.learner.__main__.learner)
 app.command(epilog=volley.rollout.__main__.EXAMPLES)(volley.rollout.__main__.rollout)
 app.add_typer(volley.launcher.dead.app, name="dead")
+
+
+@app.command(epilog=SFT_EXAMPLES)
+def sft(
+    config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="The folder to make; left out: <run.folder>/<run.name>-cold-start."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Fine-tune model.path on the demonstrations of [cold_start], into OUT/model, and no more.
+
+    `volley run` does the same by itself before GRPO. Stopped, it goes on with the same command.
+    """
+    with reporting_stops():
+        set_up_logs("launcher", style="text")
+        from volley.launcher.sft import run_sft
+
+        run_sft(config, out, overrides or [])
 
 
 @app.command(epilog=STATUS_EXAMPLES)
@@ -243,10 +284,49 @@ def replay(
         raise typer.Exit(run_replay(run_folder, first, last, overrides or []))
 
 
+@app.command(epilog=TRAJECTORIES_EXAMPLES)
+def trajectories(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="Of any run, going or not.")
+    ],
+    step: Annotated[int | None, typer.Option(min=1, help="All groups of a step.")] = None,
+    number: Annotated[int | None, typer.Option(min=0, help="All groups of a prompt.")] = None,
+    last: Annotated[
+        int | None, typer.Option(min=1, help="Of those only the last; of all steps, else: 2.")
+    ] = None,
+    has_logprobs: Annotated[
+        bool, typer.Option("--logprobs", help="Every generated token with what the engine said.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="All that is known, a line per trajectory.")
+    ] = False,
+) -> None:
+    """Show what the model was asked, what it said, what was inserted and what it was worth.
+
+    Steps are there from the oldest checkpoint on, or all with checkpoint.keep_all_steps.
+    """
+    with reporting_stops():
+        from volley.launcher.trajectories import print_trajectories, show_trajectories
+        from volley.learner.trajectories import Choice
+
+        choice = Choice(step, number, 2 if (step, number, last) == (None, None, None) else last)
+        if as_json:
+            print_trajectories(run_folder, choice)
+        else:
+            show_trajectories(run_folder, choice, has_logprobs=has_logprobs)
+
+
 @app.command(epilog=DEMO_EXAMPLES)
 def demo(
-    name: Annotated[DemoName, typer.Argument(help="Which one.")] = DemoName.SORT,
-    steps: Annotated[int, typer.Option(min=1, help="GRPO steps.")] = 400,
+    name: Annotated[DemoName, typer.Argument(help="Which one.")] = DemoName.SEARCH,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of GRPO; left out: 80 of search, 400 of sort."),
+    ] = None,
+    cold_start_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Batches of right answers to begin with; left out: 240, 64."),
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where its run folder is made.")] = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of the data, the model and the run.")] = 0,
     engine: Annotated[
@@ -255,13 +335,21 @@ def demo(
 ) -> None:
     """Build a tiny model, train it with GRPO on this machine, and show what it learnt.
 
-    sort: a model of 0.3M parameters learns to sort letters from "right" or "wrong" alone.
+    search: a model of 0.3M parameters learns to look up what it cannot know, in several turns.
+
+    sort: the same model learns to sort letters, in one turn.
     """
     with reporting_stops():
         set_up_logs("launcher", style="text")
-        from volley.launcher.demo import demonstrate_sort
+        from volley.launcher.demo import demonstrate
 
-        demonstrate_sort(steps, folder, seed, engine)
+        options = {
+            "--steps": steps,
+            "--cold-start-steps": cold_start_steps,
+            "--engine": engine,
+        }
+        given = {option: value for option, value in options.items() if value is not None}
+        demonstrate(name, given, folder, seed)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""`volley demo sort`: from a model that knows nothing to one that sorts letters, in one command.
+"""`volley demo`: from a model that knows nothing to one that has learnt a task, in one command.
 
     build -> evaluate -> GRPO, as `volley run` does it -> evaluate -> what was learnt
 
-    runs/sort-<time>/
+    runs/search-<time>/
         task/     data, config.toml, and start/, a model that has seen a few right answers
         model/    the model after GRPO; and whatever else a run leaves
 
@@ -10,111 +10,112 @@ Every stage is a child process, so this one imports neither torch nor transforme
 """
 
 import json
-import os
 import sys
 import time
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from volley.launcher.children import Child
-from volley.launcher.ending import paths_table, read_summary, save_curve, typed
+from volley.launcher.demo_screen import Demonstration, Evaluation, show
+from volley.launcher.ending import read_summary
 from volley.launcher.run import Plan, train
 from volley.launcher.supervisor import Interrupted, Supervisor
 from volley.learner.run_folder import new_run_folder
-from volley.learner.settings import RunSettings
+from volley.learner.settings import RunSettings, Settings
 
-SAMPLES_PER_PROMPT = 4
-EVALUATION = (
-    f"--reward exact_match --max-completion-length 10 --samples-per-prompt {SAMPLES_PER_PROMPT} "
-    "--device cpu"
-)
-
-
-class Sample(msgspec.Struct):
-    """One answer to a held-out prompt."""
-
-    prompt: str
-    completion: str
-    reward: float | None
+DEMOS: Mapping[str, Demonstration] = {
+    "search": Demonstration(
+        title="share of held-out questions answered",
+        samples_per_prompt=2,
+        rates={"search rate": "searched"},
+    ),
+    "sort": Demonstration(title="share of held-out prompts sorted", samples_per_prompt=4, rates={}),
+}
+"""By name; their tasks are `python -m volley.learner.NAME_task`."""
 
 
-class Evaluation(msgspec.Struct):
-    """The last line of `python -m volley.rollout.evaluate`."""
-
-    sampled: float
-    """Mean reward at temperature 1."""
-    sampled_stderr: float
-    greedy: float
-    prompts: int
-    samples: tuple[Sample, ...]
-
-
-def demonstrate_sort(steps: int, runs: Path, seed: int, engine: str) -> None:
-    """Run the demo in front of a person; returns at its end or when told to stop."""
+def demonstrate(name: str, task_options: Mapping[str, object], runs: Path, seed: int) -> None:
+    """Run a demo in front of a person; returns at its end or when told to stop."""
     console = Console(highlight=False)
     started_s = time.monotonic()
     with Supervisor() as supervisor:
-        demo = Demo(
-            new_run_folder(RunSettings(name="sort", folder=runs)), seed, supervisor, console
-        )
+        folder = new_run_folder(RunSettings(name=name, folder=runs))
+        demo = Demo(name, folder, seed, supervisor, console)
         try:
-            before, after = demo.perform(steps, engine)
+            before, after = demo.perform(task_options)
         except Interrupted:
-            console.print(f"Stopped; what there is lies in {demo.folder}", soft_wrap=True)
+            console.print(f"Stopped; what there is lies in {folder}", soft_wrap=True)
             return
-    complete_summary(demo.folder, before, after, time.monotonic() - started_s)
-    show(console, demo.folder, before, after)
+    complete_summary(folder, DEMOS[name], before, after, time.monotonic() - started_s)
+    show(console, folder, DEMOS[name], before, after)
 
 
 class Demo:
     """The stages of one demonstration, in a run folder."""
 
-    def __init__(self, folder: Path, seed: int, supervisor: Supervisor, console: Console) -> None:
-        self.folder = folder
+    def __init__(
+        self, name: str, folder: Path, seed: int, supervisor: Supervisor, console: Console
+    ) -> None:
+        self._name = name
+        self._folder = folder
         self._task = folder / "task"
         self._seed = seed
         self._supervisor = supervisor
         self._console = console
 
-    def perform(self, steps: int, engine: str) -> tuple[Evaluation, Evaluation]:
+    def perform(self, task_options: Mapping[str, object]) -> tuple[Evaluation, Evaluation]:
         """All stages; how the model did before GRPO and after it."""
-        self._console.print(f"run folder {self.folder}", soft_wrap=True)
-        self._build(steps, engine)
-        before = self._evaluate("before", self._task / "start")
-        self._console.print(f"GRPO: {steps} steps of 32 prompts with 8 answers each")
-        train(
-            Plan.read(self._task / "config.toml", (), self.folder), self._supervisor, self._console
+        self._console.print(f"run folder {self._folder}", soft_wrap=True)
+        self._stage("build", f"volley.learner.{self._name}_task", self._task, options=task_options)
+        plan = Plan.read(self._task / "config.toml", (), self._folder)
+        before = self._evaluate("before", self._task / "start", plan.settings)
+        self._console.print(
+            f"GRPO: {plan.settings.run.steps} steps of {plan.settings.optim.groups_per_step} "
+            f"prompts with {plan.settings.sampling.num_generations} answers each"
         )
-        return before, self._evaluate("after", self.folder / "model")
+        train(plan, self._supervisor, self._console)
+        return before, self._evaluate("after", self._folder / "model", plan.settings)
 
-    def _build(self, steps: int, engine: str) -> None:
-        """Write the data, the run's config and a model that knows enough to be rewarded at all."""
-        options = f"--steps {steps} --engine {engine}"
-        self._stage("build", "volley.learner.sort_task", self._task, options=options)
-
-    def _evaluate(self, when: str, model: Path) -> Evaluation:
-        data = self._task / "held_out.jsonl"
+    def _evaluate(self, when: str, model: Path, settings: Settings) -> Evaluation:
+        """How a model does on the held-out prompts, under the rules that it is trained by."""
+        environment = settings.environment
+        options = {
+            "--reward": settings.reward.functions[0],
+            "--max-completion-length": settings.sampling.max_completion_length,
+            "--samples-per-prompt": DEMOS[self._name].samples_per_prompt,
+            "--device": "cpu",
+        }
+        if environment.name is not None:
+            options |= {
+                "--environment": environment.name,
+                "--environment-options": json.dumps(environment.options),
+                "--max-turns": environment.max_turns,
+                "--code": self._task,
+            }
         answer = self._stage(
-            f"evaluate-{when}", "volley.rollout.evaluate", model, data, options=EVALUATION
+            f"evaluate-{when}",
+            "volley.rollout.evaluate",
+            model,
+            self._task / "held_out.jsonl",
+            options=options,
         )
         return msgspec.json.decode(answer, type=Evaluation)
 
-    def _stage(self, name: str, module: str, *paths: Path, options: str = "") -> str:
+    def _stage(self, name: str, module: str, *paths: Path, options: Mapping[str, object]) -> str:
         """Run a module to its end; the last line that it wrote."""
+        words = chain.from_iterable(options.items())
         child = Child(
             name,
             [
                 *(sys.executable, "-m", module),
-                *map(str, paths),
-                *options.split(),
+                *map(str, (*paths, *words)),
                 *("--seed", str(self._seed)),
             ],
-            self.folder / "logs" / f"{name}.log",
+            self._folder / "logs" / f"{name}.log",
             {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
             speaks=True,
         )
@@ -125,61 +126,15 @@ class Demo:
         return last_line
 
 
-def complete_summary(folder: Path, before: Evaluation, after: Evaluation, wall_s: float) -> None:
+def complete_summary(
+    folder: Path, demo: Demonstration, before: Evaluation, after: Evaluation, wall_s: float
+) -> None:
     """Add to summary.json what the learner cannot know."""
-    summary = read_summary(folder) | {
-        "held_out_before": before.sampled,
-        "held_out_after": after.sampled,
-        "greedy_before": before.greedy,
-        "greedy_after": after.greedy,
-        "wall_s": wall_s,
-    }
+    summary = read_summary(folder)
+    for when, evaluation in (("before", before), ("after", after)):
+        summary[f"held_out_{when}"] = evaluation.sampled
+        summary[f"greedy_{when}"] = evaluation.greedy
+        for name, metric in demo.rates.items():
+            summary[f"{name.replace(' ', '_')}_{when}"] = evaluation.metrics[metric]
+    summary["wall_s"] = wall_s
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-
-
-def show(console: Console, folder: Path, before: Evaluation, after: Evaluation) -> None:
-    """Print what was learnt, where it is, and what to type next."""
-    save_curve(folder, {"held-out before": before.sampled, "held-out after": after.sampled})
-    console.print("", figures_table(before, after), "", answers_table(before, after), "")
-    console.print(paths_table(folder))
-    shown = Path(os.path.relpath(folder))
-    console.print("\nNext:")
-    for command, purpose in (
-        (
-            f"{typed('volley')} run {shown / 'task' / 'config.toml'} --set run.seed=1",
-            "train it again",
-        ),
-        (f"less {shown / 'logs' / 'rollout-0.log'}", "see what a worker does"),
-        ("README.md", "your own data, reward and model"),
-    ):
-        console.print(f"  {command}", style="bold", soft_wrap=True)
-        console.print(f"      {purpose}")
-
-
-def figures_table(before: Evaluation, after: Evaluation) -> Table:
-    """Mean rewards on the held-out prompts."""
-    table = Table("share of held-out prompts sorted", "before GRPO", "after", box=box.SIMPLE_HEAD)
-    table.add_row(
-        f"sampling at temperature 1 ({SAMPLES_PER_PROMPT} x {before.prompts})",
-        f"{before.sampled:.3f} +- {before.sampled_stderr:.3f}",
-        f"{after.sampled:.3f} +- {after.sampled_stderr:.3f}",
-        style="bold",
-    )
-    table.add_row(f"greedy ({before.prompts})", f"{before.greedy:.3f}", f"{after.greedy:.3f}")
-    return table
-
-
-def answers_table(before: Evaluation, after: Evaluation) -> Table:
-    """The same prompts, answered before and after."""
-    table = Table("prompt", "before GRPO", "after", box=box.SIMPLE_HEAD)
-    for old, new in zip(before.samples, after.samples, strict=True):
-        table.add_row(old.prompt, _marked(old), _marked(new))
-    return table
-
-
-def _marked(sample: Sample) -> Text:
-    is_right = sample.reward == 1.0
-    return Text(
-        f"{sample.completion} {'right' if is_right else 'wrong'}",
-        style="green" if is_right else "red",
-    )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from volley.launcher.reward_curve import can_draw, draw_reward_curve, read_rewards
+from volley.launcher.reward_curve import REWARD, can_draw, draw_reward_curve, read_metric
 
 NUM_COMPARED_STEPS = 10
 """Steps at each end whose rewards are averaged."""
@@ -27,13 +27,24 @@ def read_summary(folder: Path) -> dict[str, object]:
     return summary
 
 
-def save_curve(folder: Path, levels: Mapping[str, float] | None = None) -> Path | None:
-    """Draw reward.png into the folder; None without steps to draw or matplotlib to draw with."""
-    rewards = read_rewards(folder / "metrics.jsonl")
+def save_curve(
+    folder: Path, levels: Mapping[str, float], environment_metrics: Mapping[str, str]
+) -> Path | None:
+    """Draw reward.png into the folder; None without steps to draw or matplotlib to draw with.
+
+    `environment_metrics`, by the names that are to stand beside them, get lines of their own.
+    """
+    metrics = folder / "metrics.jsonl"
+    rewards = read_metric(metrics, REWARD)
     if not rewards or not can_draw():
         return None
+    rates = {
+        name: read_metric(metrics, f"environment/{metric}")
+        for name, metric in environment_metrics.items()
+    }
     png = folder / "reward.png"
-    draw_reward_curve(rewards, f"{folder.name}: reward over {rewards[-1][0]} steps", png, levels)
+    title = f"{folder.name}: reward over {rewards[-1][0]} steps"
+    draw_reward_curve(rewards, title, png, levels, rates)
     return png
 
 
@@ -41,7 +52,7 @@ def show_ending(console: Console, folder: Path, steps: int, config: Path) -> Non
     """Print figures, paths and what to type next, of a run that is over."""
     summary = read_summary(folder)
     done = summary.get("steps", 0)
-    save_curve(folder)
+    save_curve(folder, {}, {})
     console.print(
         f"{'Finished' if done == steps else 'Stopped'} after {done} of {steps} steps.",
         style="bold",
@@ -87,7 +98,7 @@ def paths_table(folder: Path) -> Table:
 
 def _figures(folder: Path, summary: Mapping[str, object]) -> Table:
     table = Table.grid(padding=(0, 2))
-    rewards = [reward for _, reward in read_rewards(folder / "metrics.jsonl")]
+    rewards = [reward for _, reward in read_metric(folder / "metrics.jsonl", REWARD)]
     if rewards:
         first, last = rewards[:NUM_COMPARED_STEPS], rewards[-NUM_COMPARED_STEPS:]
         table.add_row(

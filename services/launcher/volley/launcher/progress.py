@@ -20,6 +20,8 @@ BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 ASCII_BARS = "_.:-=+*#"
 BAR_WIDTH = 40
 SAMPLE_LENGTH = 200
+BEFORE_THE_LOOP = (LearnerState.STARTING, LearnerState.COLD_START, LearnerState.REPLAYING)
+"""Steps seen meanwhile say nothing about the pace."""
 
 
 class Progress:
@@ -55,7 +57,7 @@ class Progress:
     def show(self, report: StatusReport) -> None:
         """Bring the panel, or the lines, up to date."""
         left_s = None
-        if report.state not in (LearnerState.STARTING, LearnerState.REPLAYING):
+        if report.state not in BEFORE_THE_LOOP:
             left_s = self._pace.left_s(report.version.step, report.steps, time.monotonic())
             self._take_reward(report)
             self._show_sample(report)
@@ -124,7 +126,8 @@ def line(report: StatusReport, left_s: float | None) -> str:
 
 def _troubles(report: StatusReport) -> list[str]:
     """What keeps the run from going on as it should."""
-    told = [f"replay: {report.replay}"] if report.replay else []
+    told = [f"cold start: {report.cold_start}"] if report.cold_start else []
+    told += [f"replay: {report.replay}"] if report.replay else []
     told += [f"Redis {report.redis}"] if report.redis != "ok" else []
     return told + ([f"disk {report.disk}"] if report.disk != "ok" else [])
 

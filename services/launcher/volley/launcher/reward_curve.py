@@ -6,18 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+REWARD = "reward_mean"
+"""As metrics.jsonl names it."""
 SMOOTHED_SHARE = 0.02
 """Of the steps: how far the line in front looks to either side."""
 
 
-def read_rewards(metrics: Path) -> list[tuple[int, float]]:
-    """Step and mean reward of every step that has one; empty where there is no file."""
+Series = list[tuple[int, float]]
+"""Steps with a value each."""
+
+
+def read_metric(metrics: Path, name: str) -> Series:
+    """Step and value of every step that has one; empty where there is no file."""
     if not metrics.exists():
         return []
     steps = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return [
-        (step["step"], step["reward_mean"]) for step in steps if step["reward_mean"] is not None
-    ]
+    return [(step["step"], step[name]) for step in steps if step.get(name) is not None]
 
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
@@ -33,12 +37,13 @@ def can_draw() -> bool:
 
 
 def draw_reward_curve(
-    rewards: Sequence[tuple[int, float]],
+    rewards: Series,
     title: str,
     png: Path,
-    levels: Mapping[str, float] | None = None,
+    levels: Mapping[str, float],
+    rates: Mapping[str, Series],
 ) -> None:
-    """Write the curve, with a dashed line at each of `levels` under its name."""
+    """Write the curve, a dashed line at each of `levels`, and the `rates` as they are."""
     # Half a second, spent by those who want a curve.
     from matplotlib.figure import Figure
 
@@ -48,9 +53,11 @@ def draw_reward_curve(
     axes = figure.subplots()
     axes.plot(steps, means, color="tab:blue", alpha=0.3, linewidth=1, label="mean of a step")
     axes.plot(steps, smooth(means, reach), color="tab:blue", label=f"mean of {2 * reach + 1} steps")
-    for index, (name, level) in enumerate((levels or {}).items(), start=1):
+    for index, (name, level) in enumerate(levels.items(), start=1):
         label = f"{name}: {level:.2f}"
         axes.axhline(level, color=f"C{index}", linestyle="--", linewidth=1, label=label)
+    for index, (name, series) in enumerate(rates.items(), start=1 + len(levels)):
+        axes.plot(*zip(*series, strict=True), color=f"C{index}", linewidth=1, label=name)
     axes.set(title=title, xlabel="optimiser step", ylabel="reward")
     axes.grid(alpha=0.3)
     axes.legend(loc="center right")

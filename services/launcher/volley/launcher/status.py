@@ -13,7 +13,7 @@ from rich.table import Table
 
 from volley.launcher.progress import number
 from volley.rollout.settings import check_learner_url, read_token
-from volley.schemas.status import StatusReport, WorkerReport
+from volley.schemas.status import EvaluationReport, StatusReport, WorkerReport
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.learner_client import (
     LearnerClient,
@@ -124,6 +124,10 @@ def _run_table(report: StatusReport) -> Table:
         "state",
         f"{report.state}, up {report.uptime_s:.0f} s, Redis {report.redis}, disk {report.disk}",
     )
+    if report.cold_start:
+        # Nothing is issued or queued before it is over.
+        table.add_row("cold start", report.cold_start)
+        return table
     if report.replay:
         table.add_row("replay", report.replay)
     table.add_row(
@@ -142,6 +146,8 @@ def _run_table(report: StatusReport) -> Table:
         f"{ledger.issued} issued = {ledger.open} open + {ledger.trained} trained + "
         f"{ledger.filtered} filtered + {ledger.refused} refused + {ledger.skipped} skipped",
     )
+    if report.evaluation:
+        table.add_row("evaluation", _evaluated(report.evaluation))
     retried = ", ".join(f"{reason} {count}" for reason, count in deliveries.retried.items())
     table.add_row(
         "deliveries",
@@ -156,6 +162,15 @@ def _run_table(report: StatusReport) -> Table:
         f"{queue.tasks} tasks, {queue.results} results",
     )
     return table
+
+
+def _evaluated(evaluation: EvaluationReport) -> str:
+    scores = evaluation.metrics
+    names = ("reward", "reward_greedy", *(name for name in scores if name.startswith("pass@")))
+    values = [(name, scores[name]) for name in names]
+    shown = "  ".join(f"{name} {value:.3f}" for name, value in values if value is not None)
+    answered = f"{scores['num_answered']:.0f} of {scores['num_prompts']:.0f} prompts"
+    return f"step {evaluation.version.step}: {shown}  ({answered})"
 
 
 def _worker_table(report: StatusReport) -> RenderableType:

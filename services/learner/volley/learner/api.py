@@ -20,7 +20,7 @@ import msgspec
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Query, Response
 from fastapi.responses import FileResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from volley.learner.weight_store import WeightStore
 from volley.schemas.manifest import Manifest
@@ -56,9 +56,12 @@ class _PinnedFile(FileResponse):
 
 
 def create_app(
-    store: WeightStore, spec: RunSpec, report: Callable[[], StatusReport], token: str
+    store: WeightStore, spec: RunSpec | None, report: Callable[[], StatusReport], token: str
 ) -> FastAPI:
-    """The routes over these parts; a request without `token` gets 401 everywhere but /healthz."""
+    """The routes over these parts; a request without `token` gets 401 everywhere but /healthz.
+
+    Without a spec there is nothing to join yet, and workers are told to try again.
+    """
     app = FastAPI(title="Volley learner", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/healthz")
@@ -106,11 +109,13 @@ def _routes_for_people(store: WeightStore, report: Callable[[], StatusReport]) -
     return router
 
 
-def _routes_for_workers(store: WeightStore, spec: RunSpec) -> APIRouter:
+def _routes_for_workers(store: WeightStore, spec: RunSpec | None) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     @router.get("/run")
     async def run() -> Response:
+        if spec is None:
+            raise HTTPException(503, "the model is still made; see /v1/status, and ask again")
         return _json(spec)
 
     @router.get("/weights")
@@ -157,9 +162,13 @@ def _is_news(head: Manifest | None, have: str) -> bool:
 
 
 class ApiServer:
-    """Serves an app from a thread of its own, on a socket that is bound at once."""
+    """Serves an app from a thread of its own, on a socket that is bound at once.
 
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+    Another app may take over at any time.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self.app = app
         try:
             self._socket = socket.create_server((host, port), backlog=512)
         except OSError as error:
@@ -170,7 +179,8 @@ class ApiServer:
             ) from error
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
-            app,
+            self._answer,
+            interface="asgi3",
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=SHUTDOWN_S,
@@ -188,3 +198,6 @@ class ApiServer:
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)

@@ -1,14 +1,13 @@
 """A learner put together from its settings, run to its end, and taken apart again.
 
 A run folder with state is resumed: the server answers while the logged steps are taken again, and
-the loop begins where the run had come to.
+the loop begins where the run had come to. Before all that comes the cold start, if there is one.
 """
 
 import logging
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,31 +17,42 @@ import tenacity
 import torch
 
 from volley.learner.alarms import Alarms
-from volley.learner.api import ApiServer, create_app
+from volley.learner.api import create_app
+from volley.learner.chat_frames import framed
 from volley.learner.dead import DeadLetters
 from volley.learner.disk import Disk
+from volley.learner.environment_code import read_environment_spec, tool_schemas
+from volley.learner.evaluations import EvaluationRules, Evaluations
+from volley.learner.front import Front
 from volley.learner.history import History, Reached
 from volley.learner.identity import identify, keep_config
 from volley.learner.ledger import Ledger
 from volley.learner.loop import Loop, LoopRules, stop_on_signals
 from volley.learner.policy import Policy
-from volley.learner.prompts import read_rows, tokenise_rows
+from volley.learner.prompts import Prompts, Row, read_rows, tokenise_rows
 from volley.learner.publisher import Publisher
 from volley.learner.record import Record
 from volley.learner.recovery import Recovery
 from volley.learner.replay import Replay, recorded_settings
 from volley.learner.reward_code import read_reward_specs
-from volley.learner.run_folder import RunFolder
-from volley.learner.run_spec import describe_run, group_limits
+from volley.learner.run_folder import RunFolder, after_cold_start
+from volley.learner.run_spec import describe_run, group_limits, sampling_spec
 from volley.learner.settings import Settings
 from volley.learner.status import Progress, report_status
 from volley.learner.tasks import TaskRules, Tasks
 from volley.learner.update import Update
+from volley.learner.warm_up import warm_up
 from volley.learner.weight_store import WeightStore, root_of_tensors
 from volley.schemas.groups import Version
+from volley.schemas.run_spec import EnvironmentSpec, RewardSpec, SamplingSpec
 from volley.schemas.status import LearnerState, StatusReport
 from volley.telemetry.stops import ExitCode, Stop
-from volley.transport.redis_stream import LearnerQueue, QueueError, QueueUnavailable
+from volley.transport.redis_stream import (
+    LearnerQueue,
+    QueueError,
+    QueueUnavailable,
+    evaluation_stream,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,41 +74,71 @@ class Start:
     """Logged steps that cannot be read are given up, and all after them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a person has written for the run, read before anything that takes long."""
+
+    rewards: tuple[RewardSpec, ...]
+    environment: EnvironmentSpec | None
+    rows: list[Row]
+    held_out: list[Row]
+
+    @classmethod
+    def read(cls, start: Start) -> "Inputs":
+        """All of it; raises Stop naming what is wrong."""
+        settings = start.settings
+        return cls(
+            read_reward_specs(settings.reward, start.code_folder),
+            read_environment_spec(settings.environment, start.code_folder),
+            read_rows(settings.data.train),
+            _read_held_out(settings),
+        )
+
+
 def run_learner(start: Start) -> None:
     """Train as the settings say; the folder holds the model and a summary afterwards.
 
     One line of JSON on standard output says where the learner listens, as soon as it does.
     """
+    settings, folder, token = start.settings, start.folder, start.token
+    inputs = Inputs.read(start)
+    tools = tool_schemas(inputs.environment)
     stopping = stop_on_signals()
-    Learner(start, stopping).run()
+    with closing(Front(settings.server, folder, token)) as front:
+        if warm_up(settings, folder, token, front, stopping, tools):
+            Learner(start, inputs, front, stopping).run()
 
 
 class Learner:
     """The parts of a learner; what there is to be resumed is resumed when it runs."""
 
-    def __init__(self, start: Start, stopping: threading.Event) -> None:
-        settings, folder = start.settings, start.folder
+    def __init__(
+        self, start: Start, inputs: Inputs, front: Front, stopping: threading.Event
+    ) -> None:
+        folder = start.folder
+        self._settings = settings = after_cold_start(start.settings, folder.path)
         self._start = start
+        self._front = front
         self._stopping = stopping
-        rewards = read_reward_specs(settings.reward, start.code_folder)
-        rows = read_rows(settings.data.train)
         torch.set_num_threads(settings.devices.threads)
         torch.manual_seed(settings.run.seed)
-        self._policy = policy = Policy.load(settings.model, settings.devices.learner)
-        room = policy.context_length - settings.sampling.max_completion_length
-        prompts = tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
+        self._policy = policy = Policy.load(
+            settings.model, settings.devices.learner, tool_schemas(inputs.environment)
+        )
+        prompts = _tokenised(inputs.rows, policy, settings)
+        stop_token_ids = policy.stop_token_ids(settings.sampling.stop_token_ids)
+        environment = framed(inputs.environment, policy, stop_token_ids, inputs.rows)
         self._start_root = root_of_tensors(policy.published_tensors())
-        identity = identify(settings, folder, self._start_root, rewards)
-        fingerprints = keep_config(settings, folder, identity)
+        identity = identify(settings, folder, self._start_root, inputs.rewards, environment)
+        fingerprints = keep_config(start.settings, folder, identity)
         limits = group_limits(settings, policy.vocab_size, folder.run)
 
         self._queue = _claim_queue(start.redis_url, folder)
-        self._progress = progress = Progress(
-            folder.run, settings.run.steps, Version(self._queue.epoch, 0)
-        )
+        version = Version(self._queue.epoch, 0)
+        self._progress = progress = Progress(folder.run, settings.run.steps, version)
         self._tasks = Tasks(
             *(prompts, self._queue, limits, _task_rules(settings)),
-            *(progress.version, DeadLetters(folder.dead)),
+            *(version, DeadLetters(folder.dead)),
         )
         self._update = Update(policy, settings)
         self._store = store = WeightStore(folder.weights, folder.run, settings.weights.keep)
@@ -108,26 +148,30 @@ class Learner:
             lambda config: recorded_settings(folder.config(config), settings),
         )
         self._alarms = Alarms(settings.alarms)
+        self._evaluations = self._make_evaluations(_tokenised(inputs.held_out, policy, settings))
         self._record = Record(folder, progress, prompts)
         disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
         publisher = Publisher(policy, store)
         self._loop = Loop(
             *(_loop_rules(settings), self._tasks, self._queue, self._update, publisher, store),
-            *(self._history, disk, self._alarms, self._record, progress, stopping),
+            *(self._history, disk, self._alarms, self._evaluations, self._record),
+            *(progress, stopping),
         )
         spec = describe_run(
-            *(settings, policy, store, folder.run, rewards),
+            *(settings, policy, store, folder.run, inputs.rewards, environment),
             *(start.code_folder, start.redis_url),
         )
-        self._api = ApiServer(
-            create_app(store, spec, self._report, start.token),
-            *(settings.server.host, settings.server.port),
-        )
+        self._app = create_app(store, spec, self._report, start.token)
 
     def run(self) -> None:
         """Go on where the run had come to, until its end or until told to stop."""
         folder = self._start.folder
-        with closing(self._queue), self._serving():
+        evaluations = self._evaluations
+        with (
+            closing(self._queue),
+            closing(evaluations) if evaluations else nullcontext(),
+            self._serving(),
+        ):
             if not self._resume():
                 return
             with _remembering_divergence(folder):
@@ -144,7 +188,7 @@ class Learner:
         reached = recovery.run(beginning, self._stopping, partial(_tell_replay, progress))
         if self._stopping.is_set():
             return False
-        self._update.adopt(self._start.settings)
+        self._update.adopt(self._settings)
         progress.version, progress.root = Version(epoch, reached.version.step), reached.root
         progress.num_samples, progress.num_tokens = reached.num_samples, reached.num_tokens
         progress.replay = None
@@ -154,28 +198,36 @@ class Learner:
         )
         for line in self._record.resume(recovery.taken):
             self._alarms.look(line.metrics)
+        if self._evaluations:
+            self._evaluations.resume(self._record.resume_evaluations())
         return True
 
+    def _make_evaluations(self, held_out: Prompts) -> Evaluations | None:
+        settings, policy, folder = self._settings, self._policy, self._start.folder
+        if settings.evaluation is None:
+            return None
+        return Evaluations(
+            _evaluation_rules(settings, sampling_spec(settings, policy)),
+            held_out,
+            LearnerQueue(self._start.redis_url, evaluation_stream(folder.run), self._queue.epoch),
+            group_limits(settings, policy.vocab_size, folder.run),
+        )
+
     def _report(self) -> StatusReport:
-        places = _task_rules(self._start.settings).places
+        places = _task_rules(self._settings).places
         return report_status(self._progress, self._tasks, self._queue, places)
 
     @contextmanager
     def _serving(self) -> Iterator[None]:
-        """Reachable while inside, and says where; workers are told when the run is over."""
-        folder, api = self._start.folder, self._api
-        api.start()
+        """Reachable while inside; workers are told when the run is over."""
+        self._front.answer_with(self._app)
         try:
-            folder.write_server(api.url, self._start.token)
-            place = {"url": api.url, "run": folder.run, "folder": str(folder.path)}
-            sys.stdout.write(msgspec.json.encode(place).decode() + "\n")
-            sys.stdout.flush()
             yield
         finally:
             if self._progress.state is LearnerState.FINISHED:
                 self._store.finish()
             self._store.close()
-            api.stop()
+            self._front.close()
 
 
 def _claim_queue(redis_url: str, folder: RunFolder) -> LearnerQueue:
@@ -214,6 +266,37 @@ def _remembering_divergence(folder: RunFolder) -> Iterator[None]:
         if stop.code is ExitCode.DIVERGED:
             folder.remember_divergence(stop.message)
         raise
+
+
+def _tokenised(rows: Sequence[Row], policy: Policy, settings: Settings) -> Prompts:
+    room = policy.context_length - settings.sampling.max_completion_length
+    return tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
+
+
+def _read_held_out(settings: Settings) -> list[Row]:
+    evaluation = settings.evaluation
+    if evaluation is None:
+        return []
+    return read_rows(evaluation.data, "evaluation.data")[: evaluation.max_prompts]
+
+
+def _evaluation_rules(settings: Settings, sampling: SamplingSpec) -> EvaluationRules:
+    evaluation = settings.evaluation
+    assert evaluation is not None, "there is something to evaluate"
+    num_generations = evaluation.num_generations or sampling.num_generations
+    return EvaluationRules(
+        eval_steps=evaluation.eval_steps,
+        num_steps=settings.run.steps,
+        samplings=(
+            msgspec.structs.replace(sampling, num_generations=num_generations),
+            msgspec.structs.replace(sampling, num_generations=1, temperature=0.0),
+        ),
+        reward_weights=settings.reward.function_weights,
+        pass_reward=evaluation.pass_reward,
+        seed=settings.run.seed,
+        lease_s=settings.queue.lease_s,
+        timeout_s=evaluation.timeout_s,
+    )
 
 
 def _task_rules(settings: Settings) -> TaskRules:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from volley.learner.checkpoint import Checkpoint, Checkpoints
 from volley.learner.masters import cast_masters
 from volley.learner.policy import Policy
+from volley.learner.run_folder import after_cold_start
 from volley.learner.settings import Settings, load_settings
 from volley.telemetry.stops import ExitCode, Stop
 
@@ -55,7 +56,7 @@ def _settings_of(run_folder: Path) -> Settings:
             ExitCode.CONFIG,
             f"RUN_DIR: {run_folder} holds no run: give a folder like runs/<name>-<time>",
         )
-    return load_settings(config, environment={})
+    return after_cold_start(load_settings(config, environment={}), run_folder)
 
 
 def _find(run_folder: Path, settings: Settings, step: int | None) -> Checkpoint:

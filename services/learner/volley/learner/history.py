@@ -15,10 +15,10 @@ import torch
 
 from volley.learner.checkpoint import Checkpoints, CheckpointState
 from volley.learner.identity import Fingerprints
+from volley.learner.keeping_settings import CheckpointSettings
 from volley.learner.ledger import Changes, Disposition, Ledger, LedgerState
 from volley.learner.mark import Mark
 from volley.learner.run_folder import RunFolder
-from volley.learner.settings import CheckpointSettings
 from volley.learner.step_log import Outcome, Place, StepLog, StepRecord
 from volley.learner.update import StepResult
 from volley.schemas.codec import encode

@@ -18,19 +18,19 @@ from msgspec import Struct
 from volley.learner.run_folder import RunFolder
 from volley.learner.settings import Settings, load_settings
 from volley.schemas.groups import SCHEMA_VERSION
-from volley.schemas.run_spec import RewardSpec
+from volley.schemas.run_spec import EnvironmentSpec, RewardSpec, ToolSpec
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.tensors import hash_bytes
 
 logger = logging.getLogger(__name__)
 
-OF_THE_STEP = ("run", "model", "sampling", "reward", "loss", "optim")
+OF_THE_STEP = ("run", "model", "sampling", "environment", "reward", "loss", "optim")
 """Sections that a step's outcome depends on."""
 OF_THE_PLACE = {"run": {"name", "folder"}, "model": {"path", "revision"}}
 """Keys of these sections that say where something lies; what lies there is hashed."""
 FROZEN_KEYS = (
     *("model.dtype", "model.lora_r", "model.lora_alpha", "model.lora_target_modules"),
-    *("sampling", "reward.functions", "run.seed"),
+    *("model.chat_template_kwargs", "sampling", "environment", "reward.functions", "run.seed"),
 )
 ELSEWHERE = "give what it began with, or start another run with --fresh"
 
@@ -58,7 +58,7 @@ class Identity(Struct, frozen=True):
                 )
         for what, recorded_hash, hash_now in (
             ("data.train", self.data_hash, now.data_hash),
-            ("reward.functions: the code", self.code_hash, now.code_hash),
+            ("reward.functions, environment.name: their code", self.code_hash, now.code_hash),
             ("model.path: the model", self.start_root, now.start_root),
         ):
             if recorded_hash != hash_now:
@@ -79,14 +79,19 @@ class Fingerprints:
 
 
 def identify(
-    settings: Settings, folder: RunFolder, start_root: str, rewards: Sequence[RewardSpec]
+    settings: Settings,
+    folder: RunFolder,
+    start_root: str,
+    rewards: Sequence[RewardSpec],
+    environment: EnvironmentSpec | None,
 ) -> Identity:
     """What the run is, written down at its first start; raises Stop where it is another one."""
+    environments, tools = ((environment,), environment.tools) if environment else ((), ())
     now = Identity(
         schema_version=SCHEMA_VERSION,
         run=folder.run,
         data_hash=hash_bytes(settings.data.train.read_bytes()),
-        code_hash=hash_code(rewards),
+        code_hash=hash_code((*rewards, *environments, *tools)),
         start_root=start_root,
         frozen=frozen_settings(settings),
     )
@@ -149,7 +154,7 @@ def _shown(value: object) -> str:
     return shorten(str(value), 100, placeholder=" ...")
 
 
-def hash_code(rewards: Sequence[RewardSpec]) -> str:
-    """One hash over the files that the reward functions come from."""
-    lines = [f"{reward.name} {reward.file_hash}\n" for reward in rewards]
+def hash_code(specs: Sequence[RewardSpec | EnvironmentSpec | ToolSpec]) -> str:
+    """One hash over the files that reward functions, environment and tools come from."""
+    lines = [f"{spec.name} {spec.file_hash}\n" for spec in specs]
     return hash_bytes("".join(lines).encode())

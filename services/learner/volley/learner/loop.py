@@ -24,12 +24,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 
 import tenacity
 
 from volley.learner.alarms import Alarms
 from volley.learner.disk import Disk
+from volley.learner.evaluations import Evaluations
 from volley.learner.gathering import Gathering
 from volley.learner.history import History, Reached
 from volley.learner.leases import LeaseClock
@@ -95,6 +97,7 @@ class Loop:
         history: History,
         disk: Disk,
         alarms: Alarms,
+        evaluations: Evaluations | None,
         record: Record,
         progress: Progress,
         stopping: threading.Event,
@@ -108,6 +111,7 @@ class Loop:
         self._history = history
         self._disk = disk
         self._alarms = alarms
+        self._evaluations = evaluations
         self._record = record
         self._progress = progress
         self._uncollected: deque[Delivery] = deque()
@@ -132,6 +136,7 @@ class Loop:
                 self._save_if_due()
                 self._stop_if_nothing_changes(result)
         self._save()
+        self._finish_evaluation()
         self._progress.state = LearnerState.FINISHED if self._is_done() else LearnerState.STOPPED
 
     def _is_done(self) -> bool:
@@ -162,6 +167,7 @@ class Loop:
         return gathering.groups
 
     def _collect_some(self, gathering: Gathering) -> None:
+        self._attend_evaluation()
         if not self._uncollected:
             if self._disk.has_room():
                 self._tasks.issue(self._progress.version, gathering.num_refill)
@@ -221,11 +227,30 @@ class Loop:
 
     def _announce(self, manifest: Manifest) -> None:
         self._progress.version, self._progress.root = manifest.version, manifest.root
-        self._store.announce(manifest)
+        self._store.announce(self._begin_evaluation(manifest))
         logger.info(
             "published weights",
             extra={"version": str(manifest.version), "root": manifest.root},
         )
+
+    def _begin_evaluation(self, manifest: Manifest) -> Manifest:
+        """What to announce: where the version is to be evaluated, its tasks are waiting."""
+        return self._evaluations.begin(manifest) if self._evaluations else manifest
+
+    def _attend_evaluation(self) -> None:
+        if self._evaluations:
+            self._evaluations.attend()
+            self._record_evaluations(self._evaluations)
+
+    def _finish_evaluation(self) -> None:
+        if self._evaluations:
+            self._progress.state = LearnerState.EVALUATING
+            self._evaluations.finish(self._stopping)
+            self._record_evaluations(self._evaluations)
+
+    def _record_evaluations(self, evaluations: Evaluations) -> None:
+        for line in evaluations.take_over():
+            self._disk.write(partial(self._record.evaluation, line))
 
     def _save_if_due(self) -> None:
         if self._history.is_save_due():

@@ -10,7 +10,7 @@ from volley.learner.checkpoint import Checkpoint, Checkpoints
 from volley.learner.history import FIRST_PLACE
 from volley.learner.policy import Policy
 from volley.learner.replay import Replay
-from volley.learner.run_folder import RunFolder
+from volley.learner.run_folder import RunFolder, after_cold_start
 from volley.learner.run_spec import group_limits
 from volley.learner.settings import Settings, load_settings
 from volley.learner.step_log import Place, StepLog
@@ -33,7 +33,7 @@ class PastRun:
     def settings_of(self, config_hash: str, overrides: Sequence[str] = ()) -> Settings:
         """The settings that had this hash (those of the last start, if empty), and overrides."""
         name = self.folder.config(config_hash) if config_hash else self.folder.path / "config.toml"
-        return load_settings(name, overrides, environment={})
+        return after_cold_start(load_settings(name, overrides, environment={}), self.folder.path)
 
     def replay(self) -> Replay:
         """A policy at the run's very start, for its steps."""

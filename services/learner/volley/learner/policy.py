@@ -5,10 +5,12 @@ Axes: B sequences, T tokens of a completion.
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from volley.learner.batching import MicroBatch
@@ -27,29 +29,64 @@ from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.low_rank import pack_changes
 
 Message = dict[str, str]
+Schema = dict[str, object]
+"""Of a tool, as transformers makes it from a function."""
 
 # A stretch of its own costs each layer some twenty operations more. Measured on the smallest of
 # models, on a CPU: as much as 45 tokens. An accelerator starts operations slower than it does them,
 # so there it is taken for more; not measured.
 MIN_TOKENS_SAVED_ON_CPU, MIN_TOKENS_SAVED = 64, 512
 
+# Arguments of the chat template that are not for chat_template_kwargs.
+SET_BY_US = ("tools", "add_generation_prompt", "tokenize", "return_dict", "conversation")
+
 # Of models that name no limit.
 UNLIMITED_CONTEXT_LENGTH = 2**31 - 1
+
+
+class InvalidChat(Stop):
+    """Messages that the tokenizer's chat template cannot write."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ExitCode.CONFIG, reason)
 
 
 class Policy:
     """A causal language model on its device, with its tokenizer."""
 
-    def __init__(self, pretrained: Pretrained, *, torch_compile: bool = False) -> None:
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        chat_kwargs: Mapping[str, object],
+        *,
+        torch_compile: bool = False,
+    ) -> None:
         self._model = pretrained.model
         self._tokenizer = pretrained.tokenizer
         self._dropouts = pretrained.dropouts
+        # Templates take what they like, which its annotation cannot know.
+        apply: Callable[..., object] = self._tokenizer.apply_chat_template
+        self._apply_chat_template = partial(apply, **chat_kwargs)
         self._forward = Forward(self._model, compiles=torch_compile)
 
     @classmethod
-    def load(cls, settings: ModelSettings, device: str) -> "Policy":
-        """The model at `settings.path`, on `device` or, if that is `auto`, an accelerator."""
-        return cls(load_pretrained(settings, device), torch_compile=settings.torch_compile)
+    def load(cls, settings: ModelSettings, device: str, tools: Sequence[Schema] = ()) -> "Policy":
+        """The model at `settings.path`, on `device` or, if that is `auto`, an accelerator.
+
+        Its chat template shows it the `tools`.
+        """
+        kwargs = settings.chat_template_kwargs
+        for name in SET_BY_US:
+            if name in kwargs:
+                raise Stop(
+                    ExitCode.CONFIG,
+                    f"model.chat_template_kwargs: {name} is not yours to set: remove it",
+                )
+        return cls(
+            load_pretrained(settings, device),
+            {**kwargs, "tools": list(tools) or None},
+            torch_compile=settings.torch_compile,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -96,8 +133,13 @@ class Policy:
         """Token ids of prompts; chat messages go through the tokenizer's template."""
         return [self._tokenise(prompt) for prompt in prompts]
 
-    def tokenise_answer(self, text: str) -> list[int]:
-        """Token ids of what should follow a prompt, the end of sequence included."""
+    def tokenise_part(self, text: str) -> list[int]:
+        """Token ids of a piece of a completion, as it stands."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @property
+    def end_token_id(self) -> int:
+        """What ends a completion that was not sampled; raises Stop where there is none."""
         end: int | None = self._tokenizer.eos_token_id
         if end is None:
             raise Stop(
@@ -105,7 +147,23 @@ class Policy:
                 "model.path: the tokenizer has no end-of-sequence token, so answers cannot end: "
                 "set its eos_token",
             )
-        return [*self._tokenizer(text, add_special_tokens=False)["input_ids"], end]
+        return end
+
+    def render(self, messages: list[Message], *, add_generation_prompt: bool) -> str:
+        """A chat as the tokenizer's template writes it; raises InvalidChat."""
+        if self._tokenizer.chat_template is None:
+            raise InvalidChat(
+                "there are chat messages, and the tokenizer has no chat "
+                "template: give prompts as text, or use an instruction-tuned model"
+            )
+        try:
+            text = self._apply_chat_template(
+                messages, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except TemplateError as error:
+            raise InvalidChat(f"the chat template refuses these messages: {error}") from error
+        assert isinstance(text, str), "one chat has one text"
+        return text
 
     def recompute_log_probs(self, micro_batch: MicroBatch, temperature: float) -> LogProbs:
         """What the policy says now about all trained tokens, in one forward; 0 elsewhere."""
@@ -151,14 +209,4 @@ class Policy:
     def _tokenise(self, prompt: str | list[Message]) -> list[int]:
         if isinstance(prompt, str):
             return list(self._tokenizer(prompt)["input_ids"])
-        if self._tokenizer.chat_template is None:
-            raise Stop(
-                ExitCode.CONFIG,
-                "data: a prompt is a list of chat messages, and the tokenizer has no chat "
-                "template: give prompts as text, or use an instruction-tuned model",
-            )
-        return list(
-            self._tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, return_dict=False
-            )
-        )
+        return self.tokenise_part(self.render(prompt, add_generation_prompt=True))

@@ -108,7 +108,16 @@ def _load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     # Without tokenizer files transformers may make one up, of special tokens alone.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise _no_tokenizer(settings.path)
+    if settings.chat_template is not None:
+        tokenizer.chat_template = _read_template(settings.chat_template)
     return tokenizer
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Stop(ExitCode.CONFIG, f"model.chat_template: cannot read {path}: {error}") from error
 
 
 def _no_tokenizer(path: str) -> Stop:

@@ -61,19 +61,19 @@ class Row:
     columns: dict[str, object]
 
 
-def read_rows(data: Path) -> list[Row]:
-    """The rows of a JSONL file; raises Stop naming the line of what is wrong."""
+def read_rows(data: Path, key: str = "data.train") -> list[Row]:
+    """The rows of the JSONL file under `key`; raises Stop naming the line of what is wrong."""
     try:
         lines = data.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise Stop(ExitCode.CONFIG, f"data.train: cannot read {data}: {error}") from error
+        raise Stop(ExitCode.CONFIG, f"{key}: cannot read {data}: {error}") from error
     rows = [
         _read_row(f"{data}:{index}", line)
         for index, line in enumerate(lines, start=1)
         if line.strip()
     ]
     if not rows:
-        raise Stop(ExitCode.CONFIG, f"data.train: {data} is empty: give one JSON object a line")
+        raise Stop(ExitCode.CONFIG, f"{key}: {data} is empty: give one JSON object a line")
     return rows
 
 

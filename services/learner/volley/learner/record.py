@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from volley.learner.evaluations import best_of
 from volley.learner.lengths import Completion, describe_lengths
 from volley.learner.metrics_file import MetricsFile, MetricsLine
 from volley.learner.prompts import Prompts
@@ -12,7 +13,7 @@ from volley.learner.status import Progress
 from volley.learner.step_log import Outcome
 from volley.learner.update import StepResult
 from volley.schemas.groups import Group
-from volley.schemas.status import LearnerState, StatusReport
+from volley.schemas.status import EvaluationReport, LearnerState, StatusReport
 
 
 class Record:
@@ -21,6 +22,7 @@ class Record:
     def __init__(self, folder: RunFolder, progress: Progress, prompts: Prompts) -> None:
         self._folder = folder
         self._metrics = MetricsFile(folder.metrics)
+        self._evaluations = MetricsFile(folder.evaluations)
         self._progress = progress
         self._prompts = prompts
         self._seconds: dict[LearnerState, float] = {}
@@ -43,6 +45,15 @@ class Record:
         self._metrics.rewrite(lines)
         return lines
 
+    def resume_evaluations(self) -> list[MetricsLine]:
+        """The lines of evaluations.jsonl, without those of versions that were given up."""
+        head = self._progress.version.step
+        lines = [line for line in self._evaluations.read() if line.version.step <= head]
+        self._evaluations.rewrite(lines)
+        if lines:
+            self._progress.evaluation = _report(lines[-1])
+        return lines
+
     @contextmanager
     def timing(self, state: LearnerState) -> Iterator[None]:
         """The loop is in `state` while inside; the seconds go into the step's metrics."""
@@ -63,6 +74,11 @@ class Record:
     def write(self, line: MetricsLine) -> None:
         """Add a step to metrics.jsonl; raises OSError."""
         self._metrics.append(line)
+
+    def evaluation(self, line: MetricsLine) -> None:
+        """Add a version that was evaluated; raises OSError."""
+        self._evaluations.append(line)
+        self._progress.evaluation = _report(line)
 
     def step(
         self, groups: Sequence[Group], result: StepResult, stale: Sequence[Completion]
@@ -112,11 +128,26 @@ class Record:
                     field: getattr(status.ledger, field)
                     for field in status.ledger.__struct_fields__
                 },
+                **self._evaluations_in_short(),
             },
         )
+
+    def _evaluations_in_short(self) -> dict[str, object]:
+        """The last one and the best one, of a run that is evaluated."""
+        lines = self._evaluations.read()
+        named = {"evaluation": lines[-1:], "best_evaluation": best_of(lines)}
+        return {
+            name: {"step": line.version.step, "root": line.root, **line.metrics}
+            for name, some in named.items()
+            for line in some
+        }
 
     def _sample(self, group: Group) -> str:
         prompt = self._prompts[group.number].prompt
         asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         first = group.trajectories[0]
         return f"{asked} {first.text} (rewards {', '.join(map(str, first.rewards))})"
+
+
+def _report(line: MetricsLine) -> EvaluationReport:
+    return EvaluationReport(line.version, line.root, line.metrics)

@@ -9,9 +9,11 @@ runs/<name>-<UTC time>/
     server.json     where the learner listens
     token           the bearer token, readable by its owner alone
     metrics.jsonl   one object a step
+    evaluations.jsonl   one object a version that was evaluated
     summary.json    what came of the run
     diverged.json   why a run stopped that must not go on by itself
     trajectories/   the step log
+    cold_start/     the model that GRPO begins with, where it is fine-tuned first: cold_start.py
     dead/           prompt numbers and messages that were given up
     checkpoints/    snapshots to resume from
     weights/        published blobs
@@ -19,15 +21,14 @@ runs/<name>-<UTC time>/
     logs/           one file a process
 """
 
-import fcntl
 import json
 import os
 import time
 from pathlib import Path
-from typing import TextIO
 
 import tomli_w
 
+from volley.learner.folder_lock import lock_folder
 from volley.learner.settings import RunSettings, Settings
 from volley.telemetry.stops import ExitCode, Stop
 
@@ -45,8 +46,10 @@ def new_run_folder(run: RunSettings) -> Path:
 
 def find_run_folder(run: RunSettings, *, fresh: bool) -> Path:
     """The newest unfinished run of this name, else (or if `fresh`) a folder that does not exist."""
-    names = run.folder.resolve().glob(f"{run.name}-[0-9]*/run.json")
-    folders = sorted((name.parent for name in names), key=lambda folder: folder.name)
+    folders = sorted(
+        (path for path in run.folder.resolve().glob(f"{run.name}-[0-9]*") if _is_begun(path)),
+        key=lambda folder: folder.name,
+    )
     if fresh or not folders or is_finished(folders[-1]):
         return new_run_folder(run)
     return folders[-1]
@@ -61,6 +64,19 @@ def is_finished(folder: Path) -> bool:
     return isinstance(summary, dict) and summary.get("state") == "finished"
 
 
+def _is_begun(folder: Path) -> bool:
+    return (folder / "run.json").exists() or (folder / "cold_start" / "cold_start.json").exists()
+
+
+def after_cold_start(settings: Settings, run_folder: Path) -> Settings:
+    """The settings with the model that GRPO begins with: of the cold start, if the run has one."""
+    if settings.cold_start is None:
+        return settings
+    path = str((run_folder / "cold_start" / "model").resolve())
+    model = settings.model.model_copy(update={"path": path, "revision": None})
+    return settings.model_copy(update={"model": model})
+
+
 class RunFolder:
     """One run's folder, locked for this process as long as it lives."""
 
@@ -69,7 +85,7 @@ class RunFolder:
         try:
             for folder in (self.weights, self.trajectories, self.checkpoints, self._configs):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self._acquire()
+            self._lock = lock_folder(self.path, "start another run with --fresh")
         except OSError as error:
             raise Stop(
                 ExitCode.ENVIRONMENT,
@@ -100,12 +116,20 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def cold_start(self) -> Path:
+        return self.path / "cold_start"
+
+    @property
     def dead(self) -> Path:
         return self.path / "dead"
 
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations.jsonl"
 
     @property
     def model(self) -> Path:
@@ -174,25 +198,6 @@ class RunFolder:
     def write_json(self, name: str, content: dict[str, object]) -> None:
         """Replace a JSON file in one move, so that nobody reads half of it."""
         self._replace(name, json.dumps(content, indent=2).encode() + b"\n")
-
-    def _acquire(self) -> TextIO:
-        # Opened for appending: the holder's number must stay readable to one who comes too late.
-        lock = (self.path / "lock").open("a+", encoding="ascii")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip()
-            lock.close()
-            raise Stop(
-                ExitCode.ANOTHER_LEARNER,
-                f"another learner (process {holder}) works on {self.path}: stop it first, or start "
-                "another run with --fresh",
-            ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        return lock
 
     def _replace(self, name: str, content: bytes, mode: int = 0o644) -> None:
         """Replace a file, whole and on the disk, or leave it alone."""

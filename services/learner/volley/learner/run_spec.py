@@ -8,7 +8,7 @@ from volley.learner.settings import NEUTRAL_SAMPLING, Settings
 from volley.learner.weight_store import WeightStore
 from volley.schemas.codec import GroupLimits
 from volley.schemas.groups import SCHEMA_VERSION
-from volley.schemas.run_spec import ModelFile, RewardSpec, RunSpec, SamplingSpec
+from volley.schemas.run_spec import EnvironmentSpec, ModelFile, RewardSpec, RunSpec, SamplingSpec
 
 
 def describe_run(
@@ -17,11 +17,11 @@ def describe_run(
     store: WeightStore,
     run: str,
     rewards: tuple[RewardSpec, ...],
+    environment: EnvironmentSpec | None,
     code_folder: Path,
     redis_url: str,
 ) -> RunSpec:
     """What a worker joins with; the model's files are served by the store."""
-    sampling = settings.sampling
     return RunSpec(
         schema_version=SCHEMA_VERSION,
         run=run,
@@ -31,20 +31,27 @@ def describe_run(
         dtype=settings.model.dtype,
         max_context_length=policy.context_length,
         vocab_size=policy.vocab_size,
-        sampling=SamplingSpec(
-            num_generations=sampling.num_generations,
-            temperature=sampling.temperature,
-            max_completion_length=sampling.max_completion_length,
-            stop_token_ids=policy.stop_token_ids(sampling.stop_token_ids),
-            **{key: getattr(sampling, key) for key in NEUTRAL_SAMPLING},
-        ),
+        sampling=sampling_spec(settings, policy),
         rewards=rewards,
         reward_limits=reward_limits(settings.reward),
+        environment=environment,
         code_folder=str(code_folder),
         redis_url=redis_url,
         lease_s=settings.queue.lease_s,
         max_staleness=settings.queue.max_staleness,
         max_body_bytes=settings.queue.max_body_bytes,
+    )
+
+
+def sampling_spec(settings: Settings, policy: Policy) -> SamplingSpec:
+    """How completions are sampled, every field explicit."""
+    sampling = settings.sampling
+    return SamplingSpec(
+        num_generations=sampling.num_generations,
+        temperature=sampling.temperature,
+        max_completion_length=sampling.max_completion_length,
+        stop_token_ids=policy.stop_token_ids(sampling.stop_token_ids),
+        **{key: getattr(sampling, key) for key in NEUTRAL_SAMPLING},
     )
 
 

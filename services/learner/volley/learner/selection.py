@@ -21,7 +21,7 @@ from volley.learner.batching import TrainSequence
 from volley.learner.ledger import Disposition
 from volley.learner.lengths import Completion, Fate
 from volley.learner.overlong import OverlongRules, overlong_penalty
-from volley.schemas.groups import Group, StopReason, Trajectory, Version
+from volley.schemas.groups import Group, Trajectory, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def select_sequences(
     """
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     rewards = [combine_rewards(one.rewards, rules.reward_weights) for one in trajectories]
-    advantages = _advantages(trajectories, rewards, rules, kl_penalties)
+    advantages = advantages_of(groups, rules, kl_penalties)
     sequences = [
         _sequence(group, trajectory, head, advantage)
         for group, advantages_G in zip(groups, advantages.advantages_PG.tolist(), strict=True)
@@ -100,12 +100,12 @@ def sampled_sequences(groups: Sequence[Group], head: Version) -> list[TrainSeque
     return [_sequence(group, one, head, 0.0) for group in groups for one in group.trajectories]
 
 
-def _advantages(
-    trajectories: Sequence[Trajectory],
-    rewards: Sequence[float | None],
-    rules: SelectionRules,
-    kl_penalties: Sequence[float],
+def advantages_of(
+    groups: Sequence[Group], rules: SelectionRules, kl_penalties: Sequence[float] = ()
 ) -> Advantages:
+    """What all P x G trajectories are worth to the step, penalties included."""
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    rewards = [combine_rewards(one.rewards, rules.reward_weights) for one in trajectories]
     penalised = [
         math.nan if reward is None else reward - overlong_penalty(one.num_tokens, rules.overlong)
         for one, reward in zip(trajectories, rewards, strict=True)
@@ -148,7 +148,7 @@ def _sampled_tokens(trajectory: Trajectory) -> tuple[bool, ...]:
 
 
 def _is_trained(sequence: TrainSequence, trajectory: Trajectory, rules: SelectionRules) -> bool:
-    is_masked = rules.mask_truncated_completions and trajectory.stop_reason is StopReason.LENGTH
+    is_masked = rules.mask_truncated_completions and trajectory.stop_reason.is_truncated
     return not is_masked and any(sequence.trained)
 
 
@@ -156,6 +156,6 @@ def _completion(trajectory: Trajectory, reward: float | None, is_trained: bool) 
     lost = Fate.FAILED if reward is None else Fate.FILTERED
     return Completion(
         trajectory.num_tokens,
-        trajectory.stop_reason is StopReason.LENGTH,
+        trajectory.stop_reason.is_truncated,
         Fate.TRAINED if is_trained else lost,
     )

@@ -10,12 +10,16 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from volley.learner.alarm_settings import AlarmsSettings
+from volley.learner.cold_start_settings import ColdStartSettings
+from volley.learner.environment_settings import EnvironmentSettings
+from volley.learner.evaluation_settings import EvaluationSettings
+from volley.learner.keeping_settings import CheckpointSettings, WeightsSettings
 from volley.learner.loss_settings import LossSettings
 from volley.learner.section import PositiveFloat, PositiveInt, Section
 from volley.telemetry.stops import ExitCode, Stop
@@ -72,6 +76,10 @@ class ModelSettings(Section):
     """Compile the layers: faster after a slow first step; a resume may differ in the last bits."""
     attn_implementation: str = "sdpa"
     """As transformers names it: sdpa, eager, flash_attention_2."""
+    chat_template: Path | None = None
+    """Jinja file to be used instead of the tokenizer's own template."""
+    chat_template_kwargs: dict[str, object] = Field(default_factory=dict)
+    """What the template is told beside the messages: {enable_thinking = false}."""
 
 
 class DataSettings(Section):
@@ -191,23 +199,6 @@ class QueueSettings(Section):
     """Largest message that is accepted."""
 
 
-class WeightsSettings(Section):
-    keep: Annotated[int, Field(ge=2)] = 2
-    """Published versions whose bytes stay on disk; more while they are being downloaded."""
-
-
-class CheckpointSettings(Section):
-    every_steps: PositiveInt = 50
-    every_s: PositiveFloat = 600.0
-    """Seconds after which a checkpoint is due, however few the steps since the last one."""
-    keep: Annotated[int, Field(ge=2)] = 2
-    """Newest checkpoints that stay, with the step log from the oldest of them on."""
-    keep_all_steps: bool = False
-    """Keep the whole step log, so that every group of the run can be looked at and replayed."""
-    min_free_bytes: Annotated[int, Field(ge=0)] = 2**30
-    """Free disk space below which no new prompts are issued."""
-
-
 class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -239,8 +230,11 @@ class Settings(Section):
 
     model: ModelSettings
     data: DataSettings
+    cold_start: ColdStartSettings | None = None
+    evaluation: EvaluationSettings | None = None
     run: RunSettings = RunSettings()
     sampling: SamplingSettings = SamplingSettings()
+    environment: EnvironmentSettings = EnvironmentSettings()
     reward: RewardSettings = RewardSettings()
     loss: LossSettings = LossSettings()
     optim: OptimSettings = OptimSettings()
@@ -251,6 +245,16 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     devices: DevicesSettings = DevicesSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _evaluates_groups_that_fit(self) -> Self:
+        asked = self.evaluation.num_generations if self.evaluation else None
+        if asked is not None and asked > self.sampling.num_generations:
+            raise ValueError(
+                f"evaluation.num_generations = {asked} is more than sampling.num_generations = "
+                f"{self.sampling.num_generations}, for which workers have room: lower it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaves_room_before_the_overlong_buffer(self) -> Self:
@@ -322,9 +326,9 @@ def _overlay(tree: Tree, origin: str, path: list[str], text: str) -> None:
 
 def _keys_of(section_name: str) -> list[str]:
     field = Settings.model_fields.get(section_name)
-    section = field.annotation if field else None
-    if isinstance(section, type) and issubclass(section, Section):
-        return list(section.model_fields)
+    for kind in (field.annotation, *get_args(field.annotation)) if field else ():
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return list(kind.model_fields)
     return []
 
 
@@ -354,10 +358,18 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
     model_path = folder / settings.model.path
     is_folder = settings.model.path.startswith((".", "/", "~")) or model_path.is_dir()
     model = settings.model.model_copy(
-        update={"path": str(model_path.expanduser())} if is_folder else {}
+        update=({"path": str(model_path.expanduser())} if is_folder else {})
+        | {"chat_template": settings.model.chat_template and folder / settings.model.chat_template}
     )
     data = settings.data.model_copy(update={"train": folder / settings.data.train})
-    return settings.model_copy(update={"model": model, "data": data})
+    cold_start = settings.cold_start and settings.cold_start.model_copy(
+        update={"data": folder / settings.cold_start.data}
+    )
+    evaluation = settings.evaluation and settings.evaluation.model_copy(
+        update={"data": folder / settings.evaluation.data}
+    )
+    sections = {"model": model, "data": data, "cold_start": cold_start, "evaluation": evaluation}
+    return settings.model_copy(update=sections)
 
 
 def _read_own_loss(settings: Settings, folder: Path) -> Settings:

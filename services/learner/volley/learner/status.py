@@ -7,7 +7,13 @@ import msgspec
 
 from volley.learner.tasks import Tasks
 from volley.schemas.groups import Version
-from volley.schemas.status import LearnerState, QueueDepth, StatusReport, WorkerReport
+from volley.schemas.status import (
+    EvaluationReport,
+    LearnerState,
+    QueueDepth,
+    StatusReport,
+    WorkerReport,
+)
 from volley.transport.redis_stream import LearnerQueue, QueueError
 
 _REPORT = msgspec.json.Decoder(WorkerReport)
@@ -29,6 +35,7 @@ class Progress:
     num_tokens: int = 0
     metrics: dict[str, float | None] = field(default_factory=dict)
     sample: str | None = None
+    evaluation: EvaluationReport | None = None
     started_s: float = field(default_factory=time.monotonic)
 
 
@@ -75,4 +82,5 @@ def report_status(
         sample=progress.sample,
         disk=progress.disk,
         replay=progress.replay,
+        evaluation=progress.evaluation,
     )

@@ -12,7 +12,7 @@ from statistics import fmean
 
 from volley.learner.loss import TokenSums
 from volley.learner.selection import Selection
-from volley.schemas.groups import Group, StopReason
+from volley.schemas.groups import Group
 
 Metrics = dict[str, float | None]
 
@@ -48,7 +48,7 @@ def describe_groups(
         "completion_length_mean": _mean(lengths),
         "completion_length_max": _max(lengths),
         "truncated_share": _mean(
-            float(trajectory.stop_reason is StopReason.LENGTH) for trajectory in trajectories
+            float(trajectory.stop_reason.is_truncated) for trajectory in trajectories
         ),
         "no_signal_share": selection.num_without_signal / len(groups) if groups else None,
     }

@@ -22,7 +22,6 @@ from volley.schemas.groups import (
     Failure,
     FailureReason,
     Group,
-    StopReason,
     Task,
     Version,
 )
@@ -293,6 +292,6 @@ def _oldest(group: Group) -> Version:
 
 def _stale_completions(group: Group) -> list[Completion]:
     return [
-        Completion(one.num_tokens, one.stop_reason is StopReason.LENGTH, Fate.STALE)
+        Completion(one.num_tokens, one.stop_reason.is_truncated, Fate.STALE)
         for one in group.trajectories
     ]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from volley.learner.batching import MicroBatch, TrainSequence, micro_batches
 from volley.learner.corrections import Correction, correct
+from volley.learner.episode_metrics import describe_episodes
 from volley.learner.kl import estimate_kl
 from volley.learner.ledger import Disposition, closing
 from volley.learner.lengths import Completion
@@ -153,6 +154,7 @@ class Update:
         metrics = {
             **describe_passes(passes, to_reference=self._settings.loss.has_reference_in_loss),
             **describe_groups(chosen, selection, self._settings.reward.functions),
+            **describe_episodes(chosen),
             **describe_selection(selection),
             **describe_mismatch(mismatches),
             "kl_penalty_mean": fmean(kl_penalties) if kl_penalties else None,

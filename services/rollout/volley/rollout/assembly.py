@@ -22,13 +22,15 @@ from tenacity import (
 from volley.rollout.device import choose_device
 from volley.rollout.engine import Engine, InvalidWeights, LoadFailed
 from volley.rollout.engine_transformers import TransformersEngine
+from volley.rollout.environment_code import load_environment
+from volley.rollout.episodes import EpisodeRules, Episodes
+from volley.rollout.evaluating import Evaluating
 from volley.rollout.heartbeat import Heartbeat
-from volley.rollout.intake import Intake
 from volley.rollout.leases import Leases
 from volley.rollout.outage import Outage
 from volley.rollout.reward_pool import RewardPool
-from volley.rollout.scoring import Scoring
 from volley.rollout.settings import EngineName, WorkerSettings, redis_address
+from volley.rollout.task_stream import TaskStream
 from volley.rollout.tokenizer import Tokenizer
 from volley.rollout.vitals import VitalsServer
 from volley.rollout.vllm_environment import set_process_variables
@@ -44,7 +46,12 @@ from volley.transport.learner_client import (
     LearnerRefused,
     LearnerUnavailable,
 )
-from volley.transport.redis_stream import QueueError, QueueMisconfigured, WorkerQueue
+from volley.transport.redis_stream import (
+    QueueError,
+    QueueMisconfigured,
+    WorkerQueue,
+    evaluation_stream,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -85,13 +92,29 @@ def _join_and_work(
         tokenizer = Tokenizer(Path(folder))
     try:
         code_folder = _code_folder(settings, spec)
-        with closing(RewardPool(spec.rewards, code_folder, spec.reward_limits)) as rewards:
-            _work(settings, spec, client, engine, tokenizer, rewards, vitals, leaving)
+        rules = _episode_rules(spec, code_folder)
+        with (
+            closing(Episodes(engine, tokenizer, spec.vocab_size, rules)) as episodes,
+            closing(RewardPool(spec.rewards, code_folder, spec.reward_limits)) as rewards,
+        ):
+            _work(settings, spec, client, engine, tokenizer, episodes, rewards, vitals, leaving)
     except (InvalidWeights, LoadFailed, QueueMisconfigured) as error:
         raise Stop(ExitCode.ENVIRONMENT, str(error)) from error
     finally:
         engine.close()
         client.close()
+
+
+def _episode_rules(spec: RunSpec, code_folder: Path) -> EpisodeRules | None:
+    environment = spec.environment
+    if environment is None:
+        return None
+    return EpisodeRules(
+        load_environment(environment, code_folder),
+        environment.max_turns,
+        environment.timeout_s,
+        environment.frames,
+    )
 
 
 def _make_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> Engine:
@@ -144,24 +167,31 @@ def _work(
     client: LearnerClient,
     engine: Engine,
     tokenizer: Tokenizer,
+    episodes: Episodes,
     rewards: RewardPool,
     vitals: VitalsServer | None,
     leaving: threading.Event,
 ) -> None:
     name = uuid.uuid4().hex
-    queue = WorkerQueue(redis_address(settings.redis_url, spec.redis_url), spec.run, name)
-    outage, leases = Outage("Redis"), Leases()
-    on_failure = spec.reward_limits.on_failure
-    scoring = Scoring(name, rewards.rewards, tokenizer.text_of, queue, leases, outage, on_failure)
+    redis_url = redis_address(settings.redis_url, spec.redis_url)
+    outage = Outage("Redis")
+    training, evaluation = (
+        TaskStream.open(
+            WorkerQueue(redis_url, stream, name),
+            *(name, spec, rewards.rewards, tokenizer.text_of, outage, leaving),
+        )
+        for stream in (spec.run, evaluation_stream(spec.run))
+    )
     weights = WeightSync(client, spec.run)
-    intake = Intake(name, spec, queue, scoring, outage, leaving)
-    worker = Worker(name, spec, engine, queue, weights, leases, scoring, intake, leaving)
+    evaluating = Evaluating(name, episodes, evaluation)
+    worker = Worker(name, spec, engine, episodes, weights, training, evaluating, leaving)
     device = _device_name(settings)
     heartbeat = Heartbeat(
-        queue, leases, name, settings.engine, device, lambda: worker.serving, spec.lease_s, outage
+        *(training, evaluation, name, settings.engine, device),
+        *(lambda: worker.serving, spec.lease_s, outage),
     )
     if vitals is not None:
-        vitals.watch(partial(_look_at, worker, leases, outage, rewards))
+        vitals.watch(partial(_look_at, worker, training.leases, outage, rewards))
     logger.info(
         "joined the run",
         extra={"run": spec.run, "worker": name, "engine": settings.engine, "device": device},
@@ -173,7 +203,8 @@ def _work(
     finally:
         weights.close(CLOSE_S)
         heartbeat.close(CLOSE_S)
-        _forget(queue)
+        for stream in (training, evaluation):
+            _forget(stream.queue)
 
 
 def _join(client: LearnerClient, folder: Path, leaving: threading.Event) -> RunSpec | None:

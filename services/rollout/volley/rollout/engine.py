@@ -1,9 +1,11 @@
 """What the worker asks of an engine: prompt ids in, sampled groups out, weights between steps."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from volley.rollout.stop_strings import StopStrings
 from volley.schemas.groups import StopReason, Version, VersionSpan
 from volley.schemas.run_spec import SamplingSpec
 
@@ -33,6 +35,8 @@ class SampleRequest:
     """Decides the samples, up to float rounding, whoever shares the batch."""
     sampling: SamplingSpec
     """Temperature 0 is greedy, with log-probs at temperature 1."""
+    stop_strings: StopStrings | None = None
+    """Text that ends a completion, beside `sampling.stop_token_ids`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +119,10 @@ def check_servable(request: SampleRequest, max_context_length: int, vocab_size: 
         )
     if not all(0 <= token < vocab_size for token in request.prompt_ids):
         raise Unservable(f"a prompt token is outside the vocabulary of {vocab_size}")
+
+
+def spans_of(versions_T: Sequence[Version]) -> tuple[VersionSpan, ...]:
+    """The versions of T tokens, run by run."""
+    return tuple(
+        VersionSpan(len(tuple(run)), version) for version, run in itertools.groupby(versions_T)
+    )

@@ -41,7 +41,7 @@ class TransformersEngine:
         self._device = torch.device(device)
         self._max_num_seqs = max_num_seqs
         self._max_context_length = max_context_length
-        self._vocab_size: int = config.get_text_config().vocab_size
+        self.vocab_size: int = config.get_text_config().vocab_size
         self._waiting: dict[str, SampleRequest] = {}
         self._wave: Wave | None = None
         self._cache: DynamicCache | None = None
@@ -56,7 +56,7 @@ class TransformersEngine:
         return max(0, self._max_num_seqs - num_waiting)
 
     def add(self, request: SampleRequest) -> None:
-        check_servable(request, self._max_context_length, self._vocab_size)
+        check_servable(request, self._max_context_length, self.vocab_size)
         self._waiting[request.id] = request
 
     @torch.inference_mode()

@@ -58,6 +58,8 @@ class VllmEngine:
         self._max_context_length = min(max_context_length, served_length)
         self._vocab_size: int = config.get_text_config().vocab_size
         self._unfinished: dict[str, UnfinishedGroup] = {}
+        self._group_of: dict[str, UnfinishedGroup] = {}
+        """By the ids that vLLM knows."""
         self._version: Version | None = None
         """None while the weights are a dummy's or a mixture's."""
 
@@ -70,8 +72,11 @@ class VllmEngine:
         check_servable(request, self._max_context_length, self._vocab_size)
         # The salt keeps requests of one version from the keys and values of another.
         prompt = tokens_input(list(request.prompt_ids), cache_salt=str(self._version))
-        self._vllm.add_request(request.id, prompt, sampling_params(request))
-        self._unfinished[request.id] = UnfinishedGroup(request)
+        group = UnfinishedGroup(request)
+        for index, row_id in enumerate(group.row_ids):
+            self._vllm.add_request(row_id, prompt, sampling_params(request, index))
+            self._group_of[row_id] = group
+        self._unfinished[request.id] = group
 
     def step(self) -> StepResult:
         if not self._unfinished:
@@ -79,18 +84,24 @@ class VllmEngine:
         assert self._version is not None, "weights are loaded before the first step"
         num_tokens: Counter[str] = Counter()
         finished = []
+        stopped = []
         for output in self._vllm.step():
-            group = self._unfinished[output.request_id]
-            for completion in output.outputs:
-                num_tokens[group.id] += len(completion.token_ids)
-                group.append(completion)
+            group = self._group_of[output.request_id]
+            (completion,) = output.outputs
+            num_tokens[group.id] += len(completion.token_ids)
+            if group.append(output.request_id, completion, self._version):
+                stopped.append(output.request_id)
             if not group.num_unfinished:
-                finished.append(self._unfinished.pop(group.id).finished())
+                self._forget(group)
+                finished.append(group.finished())
+        if stopped:
+            self._vllm.abort_request(stopped)
         return StepResult(tuple(finished), num_tokens)
 
     def abort(self, request_id: str) -> None:
-        if self._unfinished.pop(request_id, None) is not None:
-            self._vllm.abort_request([request_id])
+        if (group := self._unfinished.get(request_id)) is not None:
+            self._forget(group)
+            self._vllm.abort_request(group.row_ids)
 
     def load(self, tensors: Mapping[str, torch.Tensor], version: Version) -> None:
         outline = self._outline
@@ -100,12 +111,17 @@ class VllmEngine:
             self._transfer(weights)
         if self._recompute:
             self._vllm.reset_prefix_cache(reset_running_requests=True)
-        self._vllm.set_weight_version(str(version))
         self._version = version
 
     def close(self) -> None:
         self._unfinished.clear()
+        self._group_of.clear()
         self._vllm.engine_core.shutdown()
+
+    def _forget(self, group: UnfinishedGroup) -> None:
+        del self._unfinished[group.id]
+        for row_id in group.row_ids:
+            del self._group_of[row_id]
 
     def _transfer(self, weights: NewWeights) -> None:
         self._vllm.collective_rpc("start_weight_update")

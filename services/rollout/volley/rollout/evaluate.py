@@ -1,7 +1,8 @@
 """`python -m volley.rollout.evaluate MODEL DATA.jsonl`: how well a model folder answers prompts.
 
 The last line on standard output is one JSON object: mean reward when sampling at temperature 1
-with its standard error, mean reward when greedy, and five sampled answers.
+with its standard error, mean reward when greedy, means of what the environment counts, and five
+sampled answers.
 """
 
 import sys
@@ -12,7 +13,7 @@ import msgspec
 import typer
 
 from volley.telemetry.logs import set_up_logs
-from volley.telemetry.stops import reporting_stops
+from volley.telemetry.stops import ExitCode, Stop, reporting_stops
 
 EXAMPLES = """
 Example:
@@ -25,7 +26,14 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A Hugging Face model folder.")],
     data: Annotated[Path, typer.Argument(help="JSONL with `prompt` and the rewards' columns.")],
     reward: Annotated[str, typer.Option(help="Built-in, or module:function.")] = "exact_match",
-    code: Annotated[Path, typer.Option(help="Folder with the reward code.")] = Path(),
+    environment: Annotated[
+        str | None, typer.Option(help="Built-in, or module:Class; left out: a single turn.")
+    ] = None,
+    environment_options: Annotated[
+        str, typer.Option(help="Its keyword arguments, as JSON: '{\"top_k\": 1}'.")
+    ] = "{}",
+    max_turns: Annotated[int, typer.Option(min=1)] = 8,
+    code: Annotated[Path, typer.Option(help="Folder with the code of both.")] = Path(),
     max_completion_length: Annotated[int, typer.Option(min=1)] = 256,
     samples_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option()] = 0,
@@ -43,6 +51,9 @@ def evaluate(
                 model_folder=model,
                 data=data,
                 reward=reward,
+                environment=environment,
+                environment_options=_read_options(environment_options),
+                max_turns=max_turns,
                 code_folder=code,
                 max_completion_length=max_completion_length,
                 samples_per_prompt=samples_per_prompt,
@@ -53,6 +64,13 @@ def evaluate(
             )
         )
     sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+
+
+def _read_options(text: str) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, object])
+    except msgspec.DecodeError as error:
+        raise Stop(ExitCode.CONFIG, f"--environment-options: not a JSON object: {error}") from error
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from volley.rollout.leases import Leases
 from volley.rollout.outage import Outage
+from volley.rollout.task_stream import TaskStream
 from volley.schemas.manifest import Manifest
 from volley.schemas.status import WorkerReport
-from volley.transport.redis_stream import QueueError, WorkerQueue
+from volley.transport.redis_stream import QueueError
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ class Heartbeat:
 
     def __init__(
         self,
-        queue: WorkerQueue,
-        leases: Leases,
+        training: TaskStream,
+        evaluation: TaskStream,
         worker: str,
         engine: str,
         device: str,
@@ -37,8 +37,8 @@ class Heartbeat:
         lease_s: float,
         redis_outage: Outage,
     ) -> None:
-        self._queue = queue
-        self._leases = leases
+        self._queue, self._leases = training.queue, training.leases
+        self._streams = (training, evaluation)
         self._worker = worker
         self._engine = engine
         self._device = device
@@ -68,9 +68,10 @@ class Heartbeat:
             self._stopping.wait(self._interval_s)
 
     def _beat(self) -> None:
-        progress = self._leases.progress()
-        if progress:
-            self._leases.lose(progress.keys() - self._queue.heartbeat(progress))
+        for stream in self._streams:
+            progress = stream.leases.progress()
+            if progress:
+                stream.leases.lose(progress.keys() - stream.queue.heartbeat(progress))
         report = msgspec.json.encode(self._report())
         self._queue.report(report, expires_s=MISSED_REPORTS * self._interval_s)
 

@@ -33,6 +33,7 @@ class Leases:
         self._tasks: dict[str, LeasedTask] = {}
         self._progress: dict[str, int] = {}
         self._scored_since: dict[str, float] = {}
+        self._waiting: frozenset[str] = frozenset()
         self._lost: set[str] = set()
         self._num_tokens = 0
         self._num_groups = 0
@@ -51,6 +52,11 @@ class Leases:
                 self._progress[task_id] += num_sampled
             self._num_tokens += sum(num_tokens.values())
             self._touch()
+
+    def wait(self, task_ids: frozenset[str]) -> None:
+        """Of these an answer of an environment is awaited, and of no others."""
+        with self._lock:
+            self._waiting = task_ids
 
     def begin_scoring(self, task_id: str) -> None:
         """From now on its progress grows with time: rewards have deadlines of their own."""
@@ -90,8 +96,13 @@ class Leases:
             return tuple(self._tasks.values())
 
     def progress(self) -> dict[str, int]:
-        """A counter per task id that grows with tokens, rewards and the time spent on them."""
+        """A counter per task id that grows with tokens, rewards and the time spent on them.
+
+        And with every look, while an environment is awaited: its answers have a deadline.
+        """
         with self._lock:
+            for task_id in self._waiting & self._progress.keys():
+                self._progress[task_id] += 1
             now = self._clock()
             return {
                 task_id: count + int((now - self._scored_since.get(task_id, now)) / TICK_S)

@@ -19,8 +19,8 @@ import time
 import msgspec
 from msgspec import Struct
 
-from volley.rollout.reward_code import RewardCode
 from volley.rollout.rewards import FailureKind, Prompt
+from volley.rollout.user_code import UserCode
 
 MIN_WAIT_S = 1e-3
 """0 would mean not to wait but to fail in another way."""
@@ -28,7 +28,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 class Setup(Struct, frozen=True, tag=True):
-    codes: tuple[RewardCode, ...]
+    codes: tuple[UserCode, ...]
     code_folder: str
     max_memory_bytes: int
     timeout_s: float

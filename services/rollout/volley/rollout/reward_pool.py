@@ -1,4 +1,4 @@
-"""The user's reward functions in processes of their own, a few per worker.
+"""The user's reward functions, and slow ones of ours, in processes of their own, a few per worker.
 
 A group is scored in one call. If that fails, its completions are scored one at a time, so that the
 others keep their rewards; one that fails again has its failure in the place of a reward. A process
@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from volley.rollout.builtin_rewards import BUILTIN
 from volley.rollout.reward_child import RewardChild
-from volley.rollout.reward_code import RewardCode, is_builtin, read_reward_code
+from volley.rollout.reward_code import is_trusted, read_reward_code
 from volley.rollout.reward_messages import Call, Failed, Message, Scored, Setup
-from volley.rollout.rewards import BUILTIN, FailureKind, Prompt, Reward, RewardFailed, Score
+from volley.rollout.rewards import FailureKind, Prompt, Reward, RewardFailed, Score
+from volley.rollout.user_code import UserCode
 from volley.schemas.run_spec import RewardLimits, RewardSpec
 from volley.telemetry.stops import ExitCode, Stop
 
@@ -32,17 +34,20 @@ class RewardsClosed(Exception):
 
 
 class RewardPool:
-    """A run's functions, in order: ours in this process, the user's in those of the pool."""
+    """A run's functions, in order: quick ones of ours in this process, others in the pool's."""
 
     def __init__(
         self, specs: Sequence[RewardSpec], code_folder: Path, limits: RewardLimits
     ) -> None:
         """Return when a first process has imported the code; a Stop says why it could not."""
-        codes = [read_reward_code(spec, code_folder) for spec in specs if not is_builtin(spec)]
-        pooled = {
-            code.name: PooledReward(code.name, index, self, limits.timeout_s)
-            for index, code in enumerate(codes)
+        code_by_name = {
+            spec.name: read_reward_code(spec, code_folder) for spec in specs if not is_trusted(spec)
         }
+        pooled = {
+            name: PooledReward(name, index, self, limits.timeout_s)
+            for index, name in enumerate(code_by_name)
+        }
+        codes = tuple(code_by_name.values())
         self.rewards: tuple[Reward | PooledReward, ...] = tuple(
             pooled.get(spec.name) or BUILTIN[spec.name] for spec in specs
         )
@@ -103,7 +108,7 @@ class RewardPool:
 
 
 class PooledReward:
-    """A function of the user's; scores as one of ours would, but for single failures."""
+    """A function in a process of its own; scores as one in this would, but for single failures."""
 
     def __init__(self, name: str, function: int, pool: RewardPool, timeout_s: float) -> None:
         self.name = name
@@ -152,9 +157,7 @@ class PooledReward:
 class _Place:
     """Room for one process, which is there when it is first needed."""
 
-    def __init__(
-        self, codes: Sequence[RewardCode], code_folder: Path, limits: RewardLimits
-    ) -> None:
+    def __init__(self, codes: Sequence[UserCode], code_folder: Path, limits: RewardLimits) -> None:
         self._names = [code.name for code in codes]
         self._limits = limits
         self._setup = Setup(

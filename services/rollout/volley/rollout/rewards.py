@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Real
 
-from volley.schemas.run_spec import BUILTIN_REWARDS
-
 RewardFunction = Callable[..., object]
 Prompt = str | list[dict[str, str]]
 
@@ -110,19 +108,6 @@ class Reward:
         if not math.isfinite(number):
             raise RewardFailed(f"reward {self.name} gave {number}, not a finite number")
         return number
-
-
-def exact_match(completions: list[str], answer: list[object]) -> list[float]:
-    """1 where the completion is the answer, but for spaces around it, else 0."""
-    return [
-        float(completion.strip() == str(wanted).strip())
-        for completion, wanted in zip(completions, answer, strict=True)
-    ]
-
-
-BUILTIN: Mapping[str, Reward] = {"exact_match": Reward("exact_match", exact_match)}
-"""They are ours, so they need no process of their own."""
-assert tuple(BUILTIN) == BUILTIN_REWARDS
 
 
 async def _awaited(answer: Awaitable[object]) -> object:

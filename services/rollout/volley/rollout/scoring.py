@@ -20,7 +20,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from volley.rollout.engine import Sample
+from volley.rollout.episode import Episode
 from volley.rollout.leases import LeasedTask, Leases
 from volley.rollout.outage import Outage
 from volley.rollout.reward_pool import RewardsClosed
@@ -90,10 +90,10 @@ class Scoring:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, leased: LeasedTask, samples: Sequence[Sample]) -> None:
-        """Score the samples of a task and deliver the group, or why there is none."""
+    def submit(self, leased: LeasedTask, episodes: Sequence[Episode]) -> None:
+        """Score the episodes of a task and deliver the group, or why there is none."""
         self._leases.begin_scoring(leased.id)
-        self._waiting.put(lambda: self._deliver(leased.lease, self._score(leased, samples)))
+        self._waiting.put(lambda: self._deliver(leased.lease, self._score(leased, episodes)))
 
     def submit_failure(self, lease: Lease, failure: Failure) -> None:
         """Deliver a failure."""
@@ -133,14 +133,19 @@ class Scoring:
             self._taken.notify()
         return job
 
-    def _score(self, leased: LeasedTask, samples: Sequence[Sample]) -> Group | Failure:
+    def _score(self, leased: LeasedTask, episodes: Sequence[Episode]) -> Group | Failure:
         task = leased.task
-        texts = [self._text_of(sample.token_ids) for sample in samples]
-        scores_G: list[tuple[Score, ...]] = [()] * len(samples)
+        texts = [self._text_of(episode.token_ids) for episode in episodes]
+        whole = [g for g, episode in enumerate(episodes) if episode.failure is None]
+        scores_G: list[tuple[Score, ...]] = [
+            () if episode.failure is None else (RewardFailed(episode.failure),) * len(self._rewards)
+            for episode in episodes
+        ]
         try:
             for reward in self._rewards:
-                more_G = reward.score(task.prompt, texts, task.columns)
-                scores_G = [(*scores, x) for scores, x in zip(scores_G, more_G, strict=True)]
+                scores = reward.score(task.prompt, [texts[g] for g in whole], task.columns)
+                for g, score in zip(whole, scores, strict=True):
+                    scores_G[g] = (*scores_G[g], score)
                 self._leases.advance_reward(leased.id)
                 reach("mid-reward", task.number)
         except RewardFailed as error:
@@ -153,7 +158,7 @@ class Scoring:
             attempt=task.attempt,
             worker=self._worker,
             prompt_ids=task.prompt_ids,
-            trajectories=tuple(map(_trajectory, samples, texts, rewards_G)),
+            trajectories=tuple(map(_trajectory, episodes, texts, rewards_G)),
         )
 
     def _deliver(self, lease: Lease, result: Group | Failure) -> None:
@@ -198,13 +203,15 @@ def failure_of(task: Task, worker: str, reason: FailureReason, detail: str) -> F
     return Failure(SCHEMA_VERSION, task.run, task.number, task.attempt, worker, reason, detail)
 
 
-def _trajectory(sample: Sample, text: str, rewards: tuple[float | None, ...]) -> Trajectory:
+def _trajectory(episode: Episode, text: str, rewards: tuple[float | None, ...]) -> Trajectory:
+    assert episode.stop_reason is not None, "an episode is scored when it is over"
     return Trajectory(
-        token_bytes=pack_token_ids(sample.token_ids),
-        logprob_bytes=pack_logprobs(sample.logprobs),
-        version_spans=sample.version_spans,
-        inserted_spans=(),
-        stop_reason=sample.stop_reason,
+        token_bytes=pack_token_ids(episode.token_ids),
+        logprob_bytes=pack_logprobs(episode.logprobs),
+        version_spans=tuple(episode.version_spans),
+        inserted_spans=tuple(episode.inserted_spans),
+        stop_reason=episode.stop_reason,
         text=text,
         rewards=rewards,
+        metrics=episode.metrics,
     )

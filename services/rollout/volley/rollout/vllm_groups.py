@@ -9,16 +9,16 @@ from vllm import SamplingParams
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 
-from volley.rollout.engine import Sample, SampledGroup, SampleRequest
-from volley.schemas.groups import StopReason, Version, VersionSpan
+from volley.rollout.engine import Sample, SampledGroup, SampleRequest, spans_of
+from volley.schemas.groups import StopReason, Version
 
 
-def sampling_params(request: SampleRequest) -> SamplingParams:
-    """The request in vLLM's words, with nothing left to its defaults that shapes the samples."""
+def sampling_params(request: SampleRequest, index: int) -> SamplingParams:
+    """One of the request's G samples in vLLM's words, with nothing that shapes it left out."""
     spec = request.sampling
     return SamplingParams(
-        n=spec.num_generations,
-        seed=request.seed,
+        n=1,
+        seed=request.seed + index,
         temperature=spec.temperature,
         max_tokens=spec.max_completion_length,
         min_tokens=0,
@@ -41,49 +41,55 @@ def sampling_params(request: SampleRequest) -> SamplingParams:
 
 
 class UnfinishedGroup:
-    """The completions of one request as they grow."""
+    """The completions of one request as they grow, each a request of vLLM's own.
+
+    vLLM would make as many of one that asks for G, but could not end them one by one.
+    """
 
     def __init__(self, request: SampleRequest) -> None:
         self.id = request.id
-        self._rows_G = [_Row() for _ in range(request.sampling.num_generations)]
-        self._samples: dict[int, Sample] = {}
+        self.row_ids = [f"{request.id}/{g}" for g in range(request.sampling.num_generations)]
+        self._stop_strings = request.stop_strings
+        self._rows = {row_id: _Row() for row_id in self.row_ids}
+        self._samples: dict[str, Sample] = {}
 
     @property
     def num_unfinished(self) -> int:
         """Completions that still grow."""
-        return len(self._rows_G) - len(self._samples)
+        return len(self._rows) - len(self._samples)
 
-    def append(self, completion: CompletionOutput) -> None:
-        """Take in what one completion has got since the last time."""
-        row = self._rows_G[completion.index]
+    def append(self, row_id: str, completion: CompletionOutput, version: Version) -> bool:
+        """Take in what a completion has got since the last time; whether vLLM is to end it."""
+        row = self._rows[row_id]
         row.token_ids_T += completion.token_ids
         row.logprobs_T += [
             logprobs[token].logprob
             for token, logprobs in zip(completion.token_ids, completion.logprobs, strict=True)
         ]
+        row.versions_T += [version] * len(completion.token_ids)
         if completion.finish_reason is not None:
-            self._samples[completion.index] = Sample(
-                tuple(row.token_ids_T),
-                tuple(row.logprobs_T),
-                tuple(
-                    VersionSpan(span.end - span.start, _version_of(span.version))
-                    for span in completion.weight_versions
-                ),
-                StopReason(completion.finish_reason),
-            )
+            self._samples[row_id] = row.sample(StopReason(completion.finish_reason))
+            return False
+        has_stopped = self._stop_strings is not None and self._stop_strings.is_hit(row.token_ids_T)
+        if has_stopped:
+            self._samples[row_id] = row.sample(StopReason.STOP)
+        return has_stopped
 
     def finished(self) -> SampledGroup:
         """The group, once nothing of it grows."""
-        return SampledGroup(self.id, tuple(self._samples[g] for g in range(len(self._rows_G))))
+        return SampledGroup(self.id, tuple(self._samples[row_id] for row_id in self.row_ids))
 
 
 @dataclass(slots=True)
 class _Row:
     token_ids_T: list[int] = field(default_factory=list)
     logprobs_T: list[float] = field(default_factory=list)
+    versions_T: list[Version] = field(default_factory=list)
 
-
-def _version_of(label: str) -> Version:
-    """The inverse of str(version)."""
-    epoch, step = label.split(".")
-    return Version(int(epoch), int(step))
+    def sample(self, stop_reason: StopReason) -> Sample:
+        return Sample(
+            tuple(self.token_ids_T),
+            tuple(self.logprobs_T),
+            spans_of(self.versions_T),
+            stop_reason,
+        )

@@ -4,13 +4,14 @@ Axes: P requests (prompts), R all rows of the wave (each request's G rows side b
 rows still in the batch, T tokens. A row that ends stays in the batch until `drop_finished`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from volley.rollout.engine import Sample, SampledGroup, SampleRequest, StepResult
-from volley.schemas.groups import StopReason, Version, VersionSpan
+from volley.rollout.engine import Sample, SampledGroup, SampleRequest, StepResult, spans_of
+from volley.rollout.stop_strings import StopStrings
+from volley.schemas.groups import StopReason, Version
 
 # Selecting rows copies the cache; below a quarter of idle rows that costs more than it saves.
 WORTH_DROPPING = 0.25
@@ -54,6 +55,7 @@ class Wave:
         self._temperatures_R = self._spread([sampling.temperature for sampling in samplings])
         self._max_tokens_R = self._spread([s.max_completion_length for s in samplings])
         self._stop_ids_RS = self._spread(_pad([s.stop_token_ids for s in samplings]))
+        self._ending_V = _union({r.stop_strings for r in requests if r.stop_strings}, device)
         num_rows = len(self._request_R)
         self._tokens_RT = torch.zeros(num_rows, width, dtype=torch.long, device=device)
         self._logprobs_RT = torch.zeros(num_rows, width, device=device)
@@ -101,6 +103,7 @@ class Wave:
         self._num_tokens_R[rows_B] += running_B.long()
         self._versions_T.append(version)
         stops_B = running_B & (tokens_B[:, None] == self._stop_ids_RS[rows_B]).any(dim=-1)
+        stops_B |= self._hit_stop_strings(tokens_B, running_B & ~stops_B)
         self._stopped_R[rows_B] |= stops_B
         self._ended_R[rows_B] |= stops_B | (self._max_tokens_R[rows_B] <= step + 1)
         num_running_P = self._count_by_request(running_B)
@@ -150,12 +153,24 @@ class Wave:
                 Sample(
                     tuple(token_ids[:num_tokens]),
                     tuple(logprobs[:num_tokens]),
-                    _spans(self._versions_T[:num_tokens]),
+                    spans_of(self._versions_T[:num_tokens]),
                     StopReason.STOP if stopped else StopReason.LENGTH,
                 )
                 for token_ids, logprobs, num_tokens, stopped in columns
             ),
         )
+
+    def _hit_stop_strings(self, tokens_B: torch.Tensor, running_B: torch.Tensor) -> torch.Tensor:
+        """Rows of the batch whose text holds a stop string since the token they have just got."""
+        hit_B = torch.zeros_like(running_B)
+        if self._ending_V is None:
+            return hit_B
+        for place in (running_B & self._ending_V[tokens_B]).nonzero()[:, 0].tolist():
+            request = self._requests[self.request_B[place]]
+            token_ids = self._tokens_RT[self._rows_B[place], : self.num_steps].tolist()
+            if request is not None and request.stop_strings is not None:
+                hit_B[place] = request.stop_strings.is_hit(token_ids)
+        return hit_B
 
     def _count_by_request(self, which_B: torch.Tensor) -> list[int]:
         counts_P = torch.bincount(self.request_B[which_B], minlength=len(self._requests))
@@ -184,17 +199,14 @@ def _draw_uniforms(requests: Sequence[SampleRequest], width: int) -> torch.Tenso
     )
 
 
+def _union(stop_strings: Collection[StopStrings], device: torch.device) -> torch.Tensor | None:
+    """Mask over the vocabulary of what may end any of them; None where there are none."""
+    if not stop_strings:
+        return None
+    return torch.stack([strings.ending_V for strings in stop_strings]).any(dim=0).to(device)
+
+
 def _pad(stop_ids: Sequence[tuple[int, ...]]) -> list[list[int]]:
     """Rows of equal length, filled with an id that no token has."""
     width = max(1, *map(len, stop_ids))
     return [[*ids, *[-1] * (width - len(ids))] for ids in stop_ids]
-
-
-def _spans(versions_T: Sequence[Version]) -> tuple[VersionSpan, ...]:
-    spans: list[VersionSpan] = []
-    for version in versions_T:
-        if spans and spans[-1].version == version:
-            spans[-1] = VersionSpan(spans[-1].num_tokens + 1, version)
-        else:
-            spans.append(VersionSpan(1, version))
-    return tuple(spans)

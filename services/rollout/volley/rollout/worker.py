@@ -1,23 +1,24 @@
 """The worker's loop: newest weights in, tasks in, groups out.
 
     learner --HTTP--> weight_sync --verified--> SWAP
-    [tasks] ----------------------------------> LEASE -> engine: STEP -> scoring -> [results]
+    [tasks] ----------------------------------> LEASE -> episodes: STEP -> scoring -> [results]
                                                  ^                        |
                                   heartbeat ---- renews leases, DROPs lost ones
 
     stage   waits for                                   unblocked by
-    swap    nothing: takes what weight_sync offers      -
+    swap    held-out prompts of the version that serves the end of their stream
     lease   a task, only while nothing is sampled       XADD by the learner, or IDLE_S
             newer weights, if the task asks for them    weight_sync, or IDLE_S
             rewards, if a batch waits for them already  scoring, or IDLE_S
             the end of all others, if it is to be alone scoring, within IDLE_S
             Redis, if it is away                        a pause, then it is asked again
     step    nothing: one token for every running row    -
+            an environment, if no row is running        its answer, or 0.05 s
     drop    nothing: aborts what others have by now     -
     leave   what is in hand, at most DRAIN_S            the rest is handed back
 
-Rewards, deliveries, downloads and heartbeats are threads of their own, so none of them stops
-the sampling.
+Environments, rewards, deliveries, downloads and heartbeats are threads of their own, so none of
+them stops the sampling.
 """
 
 import logging
@@ -30,17 +31,19 @@ from types import FrameType
 
 from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_attempt
 
-from volley.rollout.engine import Engine, LoadFailed, SampleRequest, Unservable
-from volley.rollout.intake import Intake
-from volley.rollout.leases import LeasedTask, Leases
-from volley.rollout.scoring import Scoring, failure_of
+from volley.rollout.engine import Engine, LoadFailed
+from volley.rollout.episodes import Episodes, EpisodesFailed, EpisodesRequest
+from volley.rollout.evaluating import Evaluating
+from volley.rollout.leases import LeasedTask
+from volley.rollout.scoring import failure_of
+from volley.rollout.task_stream import TaskStream
 from volley.rollout.weight_sync import VerifiedWeights, WeightSync
 from volley.schemas.codec import encode
 from volley.schemas.groups import FailureReason
 from volley.schemas.manifest import Manifest
 from volley.schemas.run_spec import RunSpec
 from volley.telemetry.failpoints import reach
-from volley.transport.redis_stream import QueueError, WorkerQueue
+from volley.transport.redis_stream import QueueError
 
 logger = logging.getLogger(__name__)
 
@@ -74,21 +77,20 @@ class Worker:
         name: str,
         spec: RunSpec,
         engine: Engine,
-        queue: WorkerQueue,
+        episodes: Episodes,
         weights: WeightSync,
-        leases: Leases,
-        scoring: Scoring,
-        intake: Intake,
+        training: TaskStream,
+        evaluating: Evaluating,
         leaving: threading.Event,
     ) -> None:
         self._name = name
         self._spec = spec
         self._engine = engine
-        self._queue = queue
+        self._episodes = episodes
         self._weights = weights
-        self._leases = leases
-        self._scoring = scoring
-        self._intake = intake
+        self._queue, self._leases = training.queue, training.leases
+        self._scoring, self._intake = training.scoring, training.intake
+        self._evaluating = evaluating
         self._leaving = leaving
         self._num_groups_at_once = engine.num_free_seqs // spec.sampling.num_generations
         self._serving: Manifest | None = None
@@ -120,16 +122,19 @@ class Worker:
         while not self._must_leave():
             self._swap_weights()
             self._lease_tasks()
-            self._step_engine()
+            self._step_episodes()
             self._drop_lost_leases()
         self._finish_or_hand_back()
 
     def _must_leave(self) -> bool:
         self._weights.check()
         self._scoring.check()
+        self._evaluating.check()
         return self._leaving.is_set() or self._weights.is_finished
 
     def _swap_weights(self) -> None:
+        if self._evaluating.keeps_weights:
+            return
         with self._weights.newest() as newest:
             if newest is None:
                 return
@@ -138,6 +143,7 @@ class Worker:
             reach("mid-swap")
             duration_s = time.monotonic() - started
             self._serving = newest.manifest
+        self._evaluating.begin(self._serving)
         self._num_loads += 1
         self._load_s += duration_s
         logger.info(
@@ -164,24 +170,29 @@ class Worker:
 
     def _lease_tasks(self) -> None:
         num_generations = self._spec.sampling.num_generations
-        while num_groups := self._engine.num_free_seqs // num_generations:
-            if self._start_alone():
-                self._weights.wait(0.0 if self._sampling else IDLE_S)
-                return
+        while num_groups := self._episodes.num_free_seqs // num_generations:
             # Whatever is waited for here, running rows would wait for as well.
-            block_s = 0.0 if self._sampling else IDLE_S
+            block_s = 0.0 if self._is_busy else IDLE_S
+            if self._start_alone():
+                self._weights.wait(block_s)
+                return
+            if not self._evaluating.is_sampling and self._evaluating.take(1):
+                continue
             # With slow rewards a worker would take all there is, and others would have nothing.
             if not self._scoring.has_room(self._num_groups_at_once, block_s):
                 return
-            if not self._is_current():
-                self._weights.wait(block_s)
-                return
-            taken = self._intake.take(num_groups, block_s)
-            if not taken:
+            taken = self._intake.take(num_groups, block_s) if self._is_current() else []
+            if not taken and not self._evaluating.take(num_groups):
+                if not self._is_current():
+                    self._weights.wait(block_s)
                 return
             for leased in taken:
                 self._leases.add(leased)
                 self._admit(leased)
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._sampling) or self._evaluating.keeps_weights
 
     def _is_current(self) -> bool:
         """Whether the serving weights are new enough to begin anything."""
@@ -216,34 +227,44 @@ class Worker:
 
     def _start(self, leased: LeasedTask) -> None:
         task = leased.task
-        try:
-            self._engine.add(
-                SampleRequest(leased.id, task.prompt_ids, task.seed, self._spec.sampling)
+        self._episodes.begin(
+            EpisodesRequest(
+                leased.id,
+                task.prompt,
+                task.prompt_ids,
+                task.columns,
+                task.seed,
+                self._spec.sampling,
             )
-        except Unservable as error:
-            self._fail(leased, FailureReason.PROMPT, str(error))
-        else:
-            self._sampling[leased.id] = leased
+        )
+        self._sampling[leased.id] = leased
 
-    def _step_engine(self) -> None:
-        if not self._sampling:
+    def _step_episodes(self) -> None:
+        if not (self._sampling or self._evaluating.is_sampling):
             return
         try:
-            result = self._engine.step()
+            step = self._evaluating.split(self._episodes.step())
         except Exception:
+            self._evaluating.break_off()
             for leased in self._sampling.values():
                 self._fail(leased, FailureReason.ENGINE, traceback.format_exc())
             self._scoring.close(DRAIN_S)
             raise
-        self._leases.advance(result.num_tokens)
+        self._leases.advance(step.num_tokens)
+        self._leases.wait(self._episodes.waiting)
         reach("mid-generation")
-        for group in result.finished:
-            self._scoring.submit(self._sampling.pop(group.request_id), group.samples)
+        for ended in step.ended:
+            leased = self._sampling.pop(ended.id)
+            if isinstance(ended, EpisodesFailed):
+                self._fail(leased, ended.reason, ended.detail)
+            else:
+                self._scoring.submit(leased, ended.episodes)
 
     def _drop_lost_leases(self) -> None:
+        self._evaluating.drop_lost()
         for task_id in self._leases.take_lost():
             if self._sampling.pop(task_id, None):
-                self._engine.abort(task_id)
+                self._episodes.abort(task_id)
             elif not (self._early.pop(task_id, None) or self._alone.pop(task_id, None)):
                 # Being scored, or delivered by now: the queue will call it a duplicate.
                 continue
@@ -254,8 +275,9 @@ class Worker:
         deadline = time.monotonic() + DRAIN_S
         if not self._weights.is_finished:
             while self._sampling and time.monotonic() < deadline:
-                self._step_engine()
+                self._step_episodes()
         self._scoring.close(max(0.0, deadline - time.monotonic()))
+        self._evaluating.leave(max(0.0, deadline - time.monotonic()))
         held = self._leases.held()
         try:
             for leased in held:
