@@ -39,6 +39,8 @@ class LearnerState(StrEnum):
     WAITING = "waiting"
     TRAINING = "training"
     PUBLISHING = "publishing"
+    PAUSED = "paused"
+    """A person wants nothing issued and nothing trained for a while."""
     EVALUATING = "evaluating"
     """All steps are taken, and the last evaluation is awaited."""
     FINISHED = "finished"

@@ -8,7 +8,7 @@ import typer
 from volley.learner.redis_url import read_redis_url
 from volley.learner.run_folder import RunFolder, find_run_folder
 from volley.learner.settings import Settings, load_settings
-from volley.learner.token import read_token
+from volley.learner.token import read_tokens
 from volley.telemetry.logs import set_up_logs
 from volley.telemetry.stops import ExitCode, Stop, reporting_stops
 
@@ -50,14 +50,14 @@ def learner(
         settings = load_settings(config, overrides or ())
         set_up_logs("learner", settings.logging.level, settings.logging.format)
         redis_url = _redis_url(settings)
-        token = read_token(settings.server)
+        tokens = read_tokens(settings.server)
         if fresh and run_folder is not None:
             raise Stop(ExitCode.CONFIG, "--fresh makes a folder of its own: leave --run-folder out")
         folder = RunFolder(run_folder or find_run_folder(settings.run, fresh=fresh))
         _check_divergence(folder, go_on=go_on)
         from volley.learner.assembly import Start, run_learner
 
-        run_learner(Start(settings, config.parent.resolve(), folder, redis_url, token, rewind))
+        run_learner(Start(settings, config.parent.resolve(), folder, redis_url, tokens, rewind))
 
 
 def _check_divergence(folder: RunFolder, *, go_on: bool) -> None:

@@ -19,6 +19,7 @@ import torch
 from volley.learner.alarms import Alarms
 from volley.learner.api import create_app
 from volley.learner.chat_frames import framed
+from volley.learner.control import Control
 from volley.learner.dead import DeadLetters
 from volley.learner.disk import Disk
 from volley.learner.environment_code import read_environment_spec, tool_schemas
@@ -37,9 +38,11 @@ from volley.learner.replay import Replay, recorded_settings
 from volley.learner.reward_code import read_reward_specs
 from volley.learner.run_folder import RunFolder, after_cold_start
 from volley.learner.run_spec import describe_run, group_limits, sampling_spec
+from volley.learner.served import Served
 from volley.learner.settings import Settings
 from volley.learner.status import Progress, report_status
 from volley.learner.tasks import TaskRules, Tasks
+from volley.learner.token import Tokens
 from volley.learner.update import Update
 from volley.learner.warm_up import warm_up
 from volley.learner.weight_store import WeightStore, root_of_tensors
@@ -69,7 +72,7 @@ class Start:
     """Of the reward functions."""
     folder: RunFolder
     redis_url: str
-    token: str
+    tokens: Tokens
     rewind: bool
     """Logged steps that cannot be read are given up, and all after them."""
 
@@ -100,20 +103,26 @@ def run_learner(start: Start) -> None:
 
     One line of JSON on standard output says where the learner listens, as soon as it does.
     """
-    settings, folder, token = start.settings, start.folder, start.token
+    settings, folder, tokens = start.settings, start.folder, start.tokens
     inputs = Inputs.read(start)
     tools = tool_schemas(inputs.environment)
     stopping = stop_on_signals()
-    with closing(Front(settings.server, folder, token)) as front:
-        if warm_up(settings, folder, token, front, stopping, tools):
-            Learner(start, inputs, front, stopping).run()
+    control = Control(stopping)
+    with closing(Front(settings.server, folder, tokens)) as front:
+        if warm_up(settings, folder, tokens, front, control, stopping, tools):
+            Learner(start, inputs, front, control, stopping).run()
 
 
 class Learner:
     """The parts of a learner; what there is to be resumed is resumed when it runs."""
 
     def __init__(
-        self, start: Start, inputs: Inputs, front: Front, stopping: threading.Event
+        self,
+        start: Start,
+        inputs: Inputs,
+        front: Front,
+        control: Control,
+        stopping: threading.Event,
     ) -> None:
         folder = start.folder
         self._settings = settings = after_cold_start(start.settings, folder.path)
@@ -155,13 +164,14 @@ class Learner:
         self._loop = Loop(
             *(_loop_rules(settings), self._tasks, self._queue, self._update, publisher, store),
             *(self._history, disk, self._alarms, self._evaluations, self._record),
-            *(progress, stopping),
+            *(progress, control, stopping),
         )
         spec = describe_run(
             *(settings, policy, store, folder.run, inputs.rewards, environment),
             *(start.code_folder, start.redis_url),
         )
-        self._app = create_app(store, spec, self._report, start.token)
+        served = Served(folder.path, store, self._report, control, spec, self._queue.dismiss)
+        self._app = create_app(served, start.tokens)
 
     def run(self) -> None:
         """Go on where the run had come to, until its end or until told to stop."""

@@ -8,15 +8,16 @@ from starlette.types import ASGIApp
 from volley.learner.api import ApiServer
 from volley.learner.run_folder import RunFolder
 from volley.learner.settings import ServerSettings
+from volley.learner.token import Tokens
 
 
 class Front:
     """Where a learner is reached; one line of JSON on standard output says so, once."""
 
-    def __init__(self, settings: ServerSettings, folder: RunFolder, token: str) -> None:
+    def __init__(self, settings: ServerSettings, folder: RunFolder, tokens: Tokens) -> None:
         self._settings = settings
         self._folder = folder
-        self._token = token
+        self._tokens = tokens
         self._server: ApiServer | None = None
 
     def answer_with(self, app: ASGIApp) -> None:
@@ -36,7 +37,7 @@ class Front:
 
     def _announce(self, url: str) -> None:
         folder = self._folder
-        folder.write_server(url, self._token)
+        folder.write_server(url, self._tokens.reader, self._tokens.admin)
         place = {"url": url, "run": folder.run, "folder": str(folder.path)}
         sys.stdout.write(msgspec.json.encode(place).decode() + "\n")
         sys.stdout.flush()

@@ -30,6 +30,7 @@ from types import FrameType
 import tenacity
 
 from volley.learner.alarms import Alarms
+from volley.learner.control import Control
 from volley.learner.disk import Disk
 from volley.learner.evaluations import Evaluations
 from volley.learner.gathering import Gathering
@@ -59,6 +60,8 @@ from volley.transport.redis_stream import (
 logger = logging.getLogger(__name__)
 
 COLLECT_BLOCK_S = 1.0
+PAUSED_LOOK_S = 0.2
+"""How often a paused loop looks whether it may go on."""
 FIRST_CONNECT_S = 15.0
 """A Redis that has never answered has a wrong address, not a bad day."""
 RETRY_MAX_S = 5.0
@@ -100,6 +103,7 @@ class Loop:
         evaluations: Evaluations | None,
         record: Record,
         progress: Progress,
+        control: Control,
         stopping: threading.Event,
     ) -> None:
         self._rules = rules
@@ -114,6 +118,7 @@ class Loop:
         self._evaluations = evaluations
         self._record = record
         self._progress = progress
+        self._control = control
         self._uncollected: deque[Delivery] = deque()
         self._rounds_without_step = 0
         self._stopping = stopping
@@ -126,7 +131,6 @@ class Loop:
         self._record.begin()
         with self._watching_leases():
             while not self._is_over():
-                self._issue()
                 groups = self._collect()
                 if self._stopping.is_set():
                     break
@@ -150,10 +154,6 @@ class Loop:
         with self._record.timing(LearnerState.PUBLISHING):
             return self._publisher.stage(version)
 
-    def _issue(self) -> None:
-        if self._disk.has_room():
-            self._with_redis(lambda: self._tasks.issue(self._progress.version))
-
     def _collect(self) -> list[Group]:
         """A step's worth of groups; fewer when told to stop."""
         head = self._progress.version
@@ -161,16 +161,27 @@ class Loop:
             *(self._rules.groups_per_step, self._rules.max_refill_groups),
             teaches=lambda group: self._update.teaches(group, head),
         )
-        with self._record.timing(LearnerState.WAITING):
-            while not gathering.is_full and not self._stopping.is_set():
+        while not gathering.is_full and not self._stopping.is_set():
+            self._heed_control()
+            with self._record.timing(LearnerState.WAITING):
                 self._with_redis(lambda: self._collect_some(gathering))
         return gathering.groups
 
+    def _heed_control(self) -> None:
+        """Do what people ask for; returns once they want no pause (any more)."""
+        if self._control.take_checkpoint():
+            self._save()
+        while self._control.is_paused:
+            with self._record.timing(LearnerState.PAUSED):
+                self._stopping.wait(PAUSED_LOOK_S)
+            if self._control.take_checkpoint():
+                self._save()
+
     def _collect_some(self, gathering: Gathering) -> None:
         self._attend_evaluation()
+        if self._disk.has_room():
+            self._tasks.issue(self._progress.version, gathering.num_refill)
         if not self._uncollected:
-            if self._disk.has_room():
-                self._tasks.issue(self._progress.version, gathering.num_refill)
             self._uncollected.extend(self._queue.collect(COLLECT_BLOCK_S))
         while self._uncollected and not gathering.is_full:
             group = self._tasks.judge(self._uncollected.popleft())

@@ -7,7 +7,8 @@ runs/<name>-<UTC time>/
     config.toml     the resolved settings, secrets masked
     configs/        every config that steps were taken under, by hash
     server.json     where the learner listens
-    token           the bearer token, readable by its owner alone
+    token           to join and to look, readable by its owner alone
+    admin_token     to command as well, the same
     metrics.jsonl   one object a step
     evaluations.jsonl   one object a version that was evaluated
     summary.json    what came of the run
@@ -184,9 +185,10 @@ class RunFolder:
         """The run goes on, so that what came of it is not known any more."""
         (self.path / "summary.json").unlink(missing_ok=True)
 
-    def write_server(self, url: str, token: str) -> None:
-        """Let `volley status` find the learner."""
+    def write_server(self, url: str, token: str, admin_token: str) -> None:
+        """Let `volley status`, `volley pause` and the like find the learner."""
         self._replace("token", token.encode(), mode=0o600)
+        self._replace("admin_token", admin_token.encode(), mode=0o600)
         self.write_json("server.json", {"url": url, "pid": os.getpid()})
 
     def read_json(self, name: str) -> dict[str, object]:

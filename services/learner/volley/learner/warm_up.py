@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from volley.learner.api import create_app
 from volley.learner.cold_start import start_cold
 from volley.learner.cold_start_folder import ColdStartLine
+from volley.learner.control import Control
 from volley.learner.front import Front
 from volley.learner.policy import Schema
 from volley.learner.run_folder import RunFolder
+from volley.learner.served import Served
 from volley.learner.settings import Settings
+from volley.learner.token import Tokens
 from volley.learner.weight_store import WeightStore
 from volley.schemas.groups import Version
 from volley.schemas.status import DeliveryCounts, LearnerState, LedgerCounts, StatusReport
@@ -28,8 +31,9 @@ NOTHING_DELIVERED = DeliveryCounts(duplicate=0, invalid=0, stale=0, failed=0, re
 def warm_up(
     settings: Settings,
     folder: RunFolder,
-    token: str,
+    tokens: Tokens,
     front: Front,
+    control: Control,
     stopping: threading.Event,
     tools: Sequence[Schema],
 ) -> bool:
@@ -48,7 +52,8 @@ def warm_up(
     progress = _Progress(folder.run, Version(folder.epoch(), 0), settings.run.steps)
     if not folder.has_state:
         store = WeightStore(folder.weights, folder.run, settings.weights.keep)
-        front.answer_with(create_app(store, None, progress.report, token))
+        served = Served(folder.path, store, progress.report, control)
+        front.answer_with(create_app(served, tokens))
     return start_cold(settings, folder.cold_start, stopping, progress.tell, tools)
 
 
