@@ -106,6 +106,7 @@ class Evaluations:
         is_last = step == self._rules.num_steps
         if step in self._done or not (is_last or step % self._rules.eval_steps == 0):
             return manifest
+        self.attend()
         if not is_last and self._is_being_answered():
             logger.warning("not evaluated: another version still is", extra={"step": step})
             return manifest
@@ -157,7 +158,6 @@ class Evaluations:
 
     def _is_being_answered(self) -> bool:
         """Whether some worker is at it, as those that keep the version's weights always are."""
-        self.attend()
         try:
             return self._asked is not None and any(
                 task.worker is not None for task in self._queue.held_tasks()
