@@ -43,7 +43,8 @@ def test_versions_are_evaluated_whole_beside_the_training(redis_url, config):
         wait_until(lambda: client.status().evaluation, DEADLINE_S)
         assert trainer.process.wait(DEADLINE_S) == 0, trainer.log.read_text()
     lines = evaluations(folder)
-    assert [line["step"] for line in lines] == [0, 3, 6]
+    # A version that is due while another one is being answered is left out.
+    assert [line["step"] for line in lines] in ([0, 6], [0, 3, 6])
     roots = {line["step"]: line["root"] for line in metrics(folder)}
     for line in lines:
         assert line["num_answered"] == line["num_prompts"] == NUM_HELD_OUT
