@@ -5,6 +5,7 @@ import os
 # Before anything imports a library that starts threads of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib
 import importlib.util
 import uuid
 from collections.abc import Iterator
@@ -51,6 +52,9 @@ def vllm() -> None:
             pytest.fail(missing)
         pytest.skip(missing)
     set_process_variables("cpu", num_threads=1, tensor_parallel_size=1)
+    # vLLM looks into the __dict__ of all that modules hold. This object, which other tests may have
+    # loaded by way of bm25s, makes a function of every name that it is asked for.
+    importlib.import_module("llvmlite.binding.ffi").lib._fntab["__dict__"] = {}
 
 
 @pytest.fixture

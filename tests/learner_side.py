@@ -102,12 +102,15 @@ class LearnerSide:
         self._server.stop()
         self.queue.close()
 
-    def publish(self, step: int) -> Manifest:
+    def publish(self, step: int, *, evaluate: bool = False) -> Manifest:
         """Slightly other weights for every step."""
         with torch.no_grad():
             for parameter in self.policy.parameters().values():
                 parameter.mul_(1 + 0.01 * step)
-        return self.store.publish(self.policy.published_tensors(), Version(1, step))
+        staged = self.store.stage(self.policy.published_tensors(), Version(1, step))
+        manifest = msgspec.structs.replace(staged, evaluate=evaluate)
+        self.store.announce(manifest)
+        return manifest
 
     def task(
         self,

@@ -14,10 +14,10 @@ from volley.learner import assembly
 from volley.learner.__main__ import learner
 from volley.learner.history import History, Reached
 from volley.learner.identity import Fingerprints
+from volley.learner.keeping_settings import CheckpointSettings
 from volley.learner.ledger import Changes, LedgerState
 from volley.learner.mark import Mark
 from volley.learner.run_folder import RunFolder
-from volley.learner.settings import CheckpointSettings
 from volley.learner.step_log import Outcome, Place
 from volley.learner.update import StepResult
 from volley.schemas.groups import SCHEMA_VERSION, Group, Version

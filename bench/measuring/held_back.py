@@ -17,9 +17,9 @@ from volley.learner.prompts import Prompt, read_rows, tokenise_rows
 from volley.learner.settings import Settings
 from volley.learner.tasks import sampling_seed
 from volley.learner.update import Update
+from volley.rollout.builtin_rewards import BUILTIN
 from volley.rollout.engine import Sample, SampleRequest
 from volley.rollout.engine_transformers import TransformersEngine
-from volley.rollout.rewards import BUILTIN
 from volley.rollout.tokenizer import Tokenizer
 from volley.schemas.groups import (
     SCHEMA_VERSION,

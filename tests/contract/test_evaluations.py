@@ -1,5 +1,7 @@
 """Evaluations over a real Redis: what is asked, tried again, given up, and counted."""
 
+import threading
+
 import pytest
 
 from tests.builders import make_group, make_trajectory
@@ -32,7 +34,9 @@ def evaluations(redis_url, run_name):
         lease_s=60.0,
         timeout_s=1.0,
     )
-    evaluations = Evaluations(rules, PROMPTS, queue, GroupLimits(run_name, 2, 8, 1, 64, 10_000))
+    evaluations = Evaluations(
+        rules, PROMPTS, queue, GroupLimits(run_name, 2, 8, 1, 64, 10_000), threading.Event()
+    )
     yield evaluations
     evaluations.close()
 
@@ -150,7 +154,7 @@ def test_what_an_earlier_learner_asked_is_gone(redis_url, run_name, evaluations,
     evaluations.begin(manifest(10))
     successor = LearnerQueue(redis_url, evaluation_stream(run_name), 2)
     limits = GroupLimits(run_name, 2, 8, 1, 64, 10_000)
-    later = Evaluations(evaluations._rules, PROMPTS, successor, limits)
+    later = Evaluations(evaluations._rules, PROMPTS, successor, limits, threading.Event())
     later.attend()
     assert take(worker) == []
     # Whoever was overtaken notices, and leaves it to the training to stop.

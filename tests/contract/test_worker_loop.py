@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -17,8 +18,10 @@ from volley.rollout.leases import Leases
 from volley.rollout.tokenizer import Tokenizer
 from volley.rollout.weight_sync import WeightSync
 from volley.rollout.worker import Worker
+from volley.schemas.codec import encode
 from volley.schemas.groups import FailureReason, Version
 from volley.transport.learner_client import LearnerClient
+from volley.transport.redis_stream import LearnerQueue, evaluation_stream
 
 
 class ScriptedEngine:
@@ -125,6 +128,34 @@ def test_of_two_tasks_that_may_kill_one_goes_back_before_the_other_begins(side, 
     [(number, failure)] = side.collect(1).items()
     assert failure.reason is FailureReason.HANDED_BACK
     wait_until(lambda: [leased.task.number for leased in leases.held()] == [1 - number])
+    leaving.set()
+    thread.join()
+
+
+def test_weights_are_kept_for_held_out_prompts_and_no_longer(side, make_worker):
+    side.publish(1, evaluate=True)
+    engine = ScriptedEngine()
+    worker, leases, leaving = make_worker(engine)
+    suspect = msgspec.structs.replace(side.task(0, min_version=Version(1, 2)), alone=True)
+    with closing(LearnerQueue(side.spec.redis_url, evaluation_stream(side.spec.run), 1)) as asking:
+        asking.reconcile(())
+        root = side.store.head.root
+        held_out = msgspec.structs.replace(side.task(0), root=root, sampling=side.spec.sampling)
+        asking.issue({0: encode(held_out)})
+        thread = threading.Thread(target=worker.run, daemon=True)
+        thread.start()
+        wait_until(lambda: len(engine.running) == 1)
+        side.issue(suspect)
+        side.publish(2)
+        wait_until(leases.held)
+        [prompt] = engine.running
+        assert worker.serving.version == Version(1, 1)
+        # Others have it by now; so the worker looks for another one, and finds none.
+        [task] = asking.held_tasks()
+        worker._evaluating._leases.lose([task.task_id])
+        wait_until(lambda: worker.serving.version == Version(1, 2))
+    assert engine.aborted == [prompt]
+    wait_until(lambda: engine.running == [leases.held()[0].id])
     leaving.set()
     thread.join()
 

@@ -41,7 +41,7 @@ def message_in(log: Path) -> str:
         (CONFIG.replace("learning_rate", "learning_rat"), "did you mean learning_rate?"),
         (CONFIG.replace("num_generations = 4", "num_generations = 1"), "use at least 2"),
         (CONFIG.replace("num_generations = 4", "top_p = 0.9"), "remove top_p"),
-        (CONFIG.replace("rewards:variety", "rewards:varieti"), "no function 'varieti'"),
+        (CONFIG.replace("rewards:variety", "rewards:varieti"), "has no 'varieti'"),
         (CONFIG.replace("rewards:variety", "reward:variety"), "put the module beside the config"),
         (CONFIG.replace('"train.jsonl"', '"absent.jsonl"'), "cannot read"),
         (CONFIG.replace('"model"', '"./absent"'), "there is no folder"),

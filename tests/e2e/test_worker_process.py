@@ -94,8 +94,12 @@ def test_evaluate_prints_one_object_as_its_last_line(tmp_path):
         text=True,
     )
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result.keys() == {"sampled", "sampled_stderr", "greedy", "prompts", "samples"}
+    assert result.keys() == {
+        *("sampled", "sampled_stderr", "greedy", "prompts", "metrics", "samples")
+    }
     assert result["prompts"] == 6
     assert len(result["samples"]) == 5
-    assert result["samples"][0].keys() == {"prompt", "completion", "reward"}
+    assert result["samples"][0].keys() == {
+        *("prompt", "completion", "turns", "insertions", "reward")
+    }
     assert "sampled 6 of 6 prompts" in done.stderr

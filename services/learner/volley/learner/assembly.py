@@ -221,6 +221,7 @@ class Learner:
             held_out,
             LearnerQueue(self._start.redis_url, evaluation_stream(folder.run), self._queue.epoch),
             group_limits(settings, policy.vocab_size, folder.run),
+            self._stopping,
         )
 
     def _report(self) -> StatusReport:

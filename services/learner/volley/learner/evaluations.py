@@ -7,14 +7,14 @@
 The stream is one of its own, under the run's name with `:evaluation` behind it, with the care that
 the training's has; but nothing is in the ledger, and nothing survives the learner. A version is
 asked by its root: its workers keep it until they find no task of it any more. What fails or is lost
-is tried once more. A version that is due while another one is being answered is left out, unless it
-is the last; what nobody answers any more is given up for the next one, and counts as unanswered.
+is tried once more. A version that is due while another one is being answered is left out, but for
+the last, which waits; what nobody answers any more is given up for the next one, as unanswered.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -81,8 +81,10 @@ class Evaluations:
         prompts: Prompts,
         queue: LearnerQueue,
         limits: GroupLimits,
+        stopping: threading.Event,
     ) -> None:
         self._rules = rules
+        self._stopping = stopping
         self._prompts = prompts
         self._queue = queue
         self._limits = [
@@ -106,7 +108,9 @@ class Evaluations:
         is_last = step == self._rules.num_steps
         if step in self._done or not (is_last or step % self._rules.eval_steps == 0):
             return manifest
-        if not is_last and self._is_being_answered():
+        if is_last:
+            self._wait(self._is_being_answered)
+        elif self._is_being_answered():
             logger.warning("not evaluated: another version still is", extra={"step": step})
             return manifest
         self._end()
@@ -139,12 +143,10 @@ class Evaluations:
             self._clock.forget()
             self._is_in_step = False
 
-    def finish(self, stopping: threading.Event) -> None:
+    def finish(self) -> None:
         """Wait for the evaluation that is under way, not longer than the rules allow."""
-        deadline_s = time.monotonic() + self._rules.timeout_s
-        while self._asked and not stopping.is_set() and time.monotonic() < deadline_s:
-            self.attend(BLOCK_S)
-        if not stopping.is_set():
+        self._wait(lambda: self._asked is not None)
+        if not self._stopping.is_set():
             self._end()
 
     def take_over(self) -> list[MetricsLine]:
@@ -164,6 +166,11 @@ class Evaluations:
             )
         except QueueError:
             return False
+
+    def _wait(self, goes_on: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + self._rules.timeout_s
+        while goes_on() and not self._stopping.is_set() and time.monotonic() < deadline_s:
+            self.attend(BLOCK_S)
 
     def _reconcile(self) -> None:
         """Make Redis hold the tasks of this evaluation that are open, and nothing else."""

@@ -256,7 +256,7 @@ class Loop:
     def _finish_evaluation(self) -> None:
         if self._evaluations:
             self._progress.state = LearnerState.EVALUATING
-            self._evaluations.finish(self._stopping)
+            self._evaluations.finish()
             self._record_evaluations(self._evaluations)
 
     def _record_evaluations(self, evaluations: Evaluations) -> None:

@@ -173,11 +173,12 @@ class Worker:
         while num_groups := self._episodes.num_free_seqs // num_generations:
             # Whatever is waited for here, running rows would wait for as well.
             block_s = 0.0 if self._is_busy else IDLE_S
+            # First, for the weights that others wait for come only when there are none left.
+            if not self._evaluating.is_sampling and self._evaluating.take(1):
+                continue
             if self._start_alone():
                 self._weights.wait(block_s)
                 return
-            if not self._evaluating.is_sampling and self._evaluating.take(1):
-                continue
             # With slow rewards a worker would take all there is, and others would have nothing.
             if not self._scoring.has_room(self._num_groups_at_once, block_s):
                 return
