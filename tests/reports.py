@@ -1,6 +1,6 @@
 """What a learner might answer when it is asked how it is."""
 
-import msgspec
+from dataclasses import replace
 
 from volley.schemas.groups import Version
 from volley.schemas.status import (
@@ -53,7 +53,7 @@ REPORT = StatusReport(
 
 def report_at(step: int, reward: float | None = None, sample: str | None = None) -> StatusReport:
     """The report with another step, reward and sample."""
-    return msgspec.structs.replace(
+    return replace(
         REPORT,
         version=Version(1, step),
         metrics=REPORT.metrics | {"reward_mean": reward},

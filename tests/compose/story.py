@@ -4,8 +4,8 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, fields
 
-import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +24,10 @@ class Story:
             "what happened", "seconds", "steps before", "steps after", "workers", box=box.SIMPLE
         )
         self._ledgers = Table(
-            "prompt numbers", *LedgerCounts.__struct_fields__, "duplicates", box=box.SIMPLE
+            "prompt numbers",
+            *(field.name for field in fields(LedgerCounts)),
+            "duplicates",
+            box=box.SIMPLE,
         )
 
     def tell(self, what: str, seconds: float | None = None, *cells: object) -> None:
@@ -44,7 +47,7 @@ class Story:
         assert steps[0] < steps[1]
 
     def _count(self, what: str, status: StatusReport) -> None:
-        counts = msgspec.structs.astuple(status.ledger)
+        counts = astuple(status.ledger)
         self._ledgers.add_row(what, *map(str, counts), str(status.deliveries.duplicate))
         assert status.ledger.issued == sum(counts) - status.ledger.issued
 

@@ -10,6 +10,7 @@ spend nine bytes on every float.
 import struct
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -18,7 +19,7 @@ from volley.schemas.run_spec import SamplingSpec
 SCHEMA_VERSION = 2
 
 
-class Version(Struct, frozen=True, order=True, array_like=True):
+class Version(NamedTuple):
     """A name for weights: the learner's epoch and the number of optimiser steps behind them."""
 
     epoch: int

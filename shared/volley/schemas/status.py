@@ -1,13 +1,17 @@
-"""What people see: workers' reports and the answer of `GET /v1/status`."""
+"""What people see now: workers' reports, the answer of `GET /v1/status`, and how a run ended.
 
+Dataclasses, which msgspec writes and reads and from which pydantic makes the OpenAPI document.
+"""
+
+from dataclasses import dataclass
 from enum import StrEnum
 
-from msgspec import Struct
-
+from volley.schemas.documented import Documented
 from volley.schemas.groups import Version
 
 
-class WorkerReport(Struct, frozen=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport(Documented):
     """A worker's word about itself, renewed in Redis with every heartbeat."""
 
     worker: str
@@ -28,6 +32,10 @@ class WorkerReport(Struct, frozen=True):
     """Prompt numbers in hand."""
     last_progress_s: float
     """Seconds since a token, a tool or a reward moved."""
+    num_loads: int = 0
+    """Versions loaded since it started."""
+    last_load_s: float | None = None
+    """Seconds for which sampling paused to load the version at hand; None before the first."""
 
 
 class LearnerState(StrEnum):
@@ -47,7 +55,8 @@ class LearnerState(StrEnum):
     STOPPED = "stopped"
 
 
-class LedgerCounts(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class LedgerCounts(Documented):
     """Prompt numbers by state; `issued` is the sum of the others, exactly."""
 
     issued: int
@@ -58,7 +67,8 @@ class LedgerCounts(Struct, frozen=True):
     skipped: int
 
 
-class DeliveryCounts(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class DeliveryCounts(Documented):
     """What came more than once or not well; at-least counts."""
 
     duplicate: int
@@ -69,7 +79,8 @@ class DeliveryCounts(Struct, frozen=True):
     """Tasks issued again, by reason."""
 
 
-class QueueDepth(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class QueueDepth(Documented):
     """What Redis holds for the run."""
 
     outstanding: int
@@ -78,7 +89,8 @@ class QueueDepth(Struct, frozen=True):
     results: int
 
 
-class EvaluationReport(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class EvaluationReport(Documented):
     """How a version did on held-out prompts."""
 
     version: Version
@@ -87,7 +99,47 @@ class EvaluationReport(Struct, frozen=True):
     """As in evaluations.jsonl."""
 
 
-class StatusReport(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class WeightsReport(Documented):
+    """What workers fetch for the version at hand."""
+
+    num_bytes: int
+    """Of what is other bytes in every version: all tensors, or the adapters."""
+    publish_s: float | None
+    """Seconds that the last step spent on making it fetchable; None before the first step."""
+
+
+class HealthLevel(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    """It goes on, but a person should look."""
+    CRITICAL = "critical"
+    """Nothing is trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthProblem(Documented):
+    """One reason why a run is not well."""
+
+    code: str
+    """A word that stays the same in all versions, as no_workers."""
+    message: str
+    fix: str
+    """What to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health(Documented):
+    """Whether the run does what it should, and if not why."""
+
+    level: HealthLevel = HealthLevel.OK
+    sentence: str = ""
+    """All of it in one sentence."""
+    problems: tuple[HealthProblem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusReport(Documented):
     """A run at a glance."""
 
     run: str
@@ -98,6 +150,11 @@ class StatusReport(Struct, frozen=True):
     root: str
     redis: str
     """`ok`, or `degraded: ` and the reason."""
+    disk: str = "ok"
+    """Of the run folder: `ok`, or `degraded: ` and the reason."""
+    health: Health = Health()
+    alarms: tuple[str, ...] = ()
+    """Raised in the last steps, the newest last."""
     uptime_s: float
     num_samples: int
     """Completions collected."""
@@ -108,15 +165,26 @@ class StatusReport(Struct, frozen=True):
     ledger: LedgerCounts
     deliveries: DeliveryCounts
     workers: tuple[WorkerReport, ...]
+    weights: WeightsReport | None = None
+    """None before the first weights are published."""
     metrics: dict[str, float | None]
     """Of the last step, as in metrics.jsonl; empty before it."""
     sample: str | None
     """One trajectory of the last step, prompt and completion, for the eye."""
-    disk: str = "ok"
-    """Of the run folder: `ok`, or `degraded: ` and the reason."""
-    replay: str | None = None
-    """How far the replay is, while it lasts."""
     evaluation: EvaluationReport | None = None
     """The last one that is over."""
+    replay: str | None = None
+    """How far the replay is, while it lasts."""
     cold_start: str | None = None
     """How far the cold start is, while it lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd(Documented):
+    """Why a learner has gone away."""
+
+    state: LearnerState
+    """Finished, or stopped: then the same command goes on with the run."""
+    reason: str
+    exit_code: int
+    """Of the learner's process: 0, or as in docs/errors.md."""

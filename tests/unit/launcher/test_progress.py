@@ -1,8 +1,8 @@
 """What a person sees of a run."""
 
 import io
+from dataclasses import replace
 
-import msgspec
 import pytest
 from rich.console import Console
 
@@ -51,7 +51,7 @@ def test_a_line_holds_the_figures_of_the_last_step():
 
 
 def test_panel_and_line_say_that_redis_is_away():
-    away = msgspec.structs.replace(REPORT, queue=None, redis="degraded: no answer")
+    away = replace(REPORT, queue=None, redis="degraded: no answer")
     on = console()
     on.print(render(away, None, ""))
     for text in (shown(on), line(away, None)):
@@ -60,7 +60,7 @@ def test_panel_and_line_say_that_redis_is_away():
 
 
 def test_panel_and_line_say_that_the_disk_is_full():
-    full = msgspec.structs.replace(REPORT, disk="degraded: 12 MB free")
+    full = replace(REPORT, disk="degraded: 12 MB free")
     on = console()
     on.print(render(full, None, ""))
     for text in (shown(on), line(full, None)):
@@ -68,7 +68,7 @@ def test_panel_and_line_say_that_the_disk_is_full():
 
 
 def test_a_replay_is_shown_and_is_no_pace():
-    replaying = msgspec.structs.replace(
+    replaying = replace(
         report_at(0, 0.5), state=LearnerState.REPLAYING, replay="3 of 12 logged steps taken again"
     )
     on = console(terminal=True)
@@ -82,9 +82,7 @@ def test_a_replay_is_shown_and_is_no_pace():
 
 
 def test_a_cold_start_is_shown():
-    cold = msgspec.structs.replace(
-        REPORT, state=LearnerState.COLD_START, cold_start="step 3 of 64, loss 1.234"
-    )
+    cold = replace(REPORT, state=LearnerState.COLD_START, cold_start="step 3 of 64, loss 1.234")
     assert "cold start: step 3 of 64, loss 1.234" in line(cold, None)
 
 

@@ -3,9 +3,9 @@
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 from rich.console import Console
 
@@ -60,7 +60,7 @@ def test_what_is_not_a_url_is_said_to_be_none(runs):
 
 
 def test_of_a_run_in_its_cold_start_only_that_is_shown():
-    cold = msgspec.structs.replace(REPORT, cold_start="step 3 of 64, loss 1.234", queue=None)
+    cold = replace(REPORT, cold_start="step 3 of 64, loss 1.234", queue=None)
     console = Console(file=io.StringIO(), width=100)
     console.print(render(cold))
     assert isinstance(console.file, io.StringIO)
@@ -93,13 +93,13 @@ def test_the_table_shows_the_run_its_numbers_and_its_workers():
 
 
 def test_a_run_without_workers_says_how_to_start_one():
-    alone = msgspec.structs.replace(REPORT, workers=(), queue=None)
+    alone = replace(REPORT, workers=(), queue=None)
     assert "volley rollout --learner URL" in table(render(alone))
     assert "Redis is away" in table(render(alone))
 
 
 def test_a_full_disk_and_a_replay_are_shown():
-    told = msgspec.structs.replace(REPORT, disk="degraded: 12 MB free", replay="3 of 12 taken")
+    told = replace(REPORT, disk="degraded: 12 MB free", replay="3 of 12 taken")
     text = table(render(told))
     assert "disk degraded: 12 MB free" in text
     assert "3 of 12 taken" in text
@@ -108,5 +108,5 @@ def test_a_full_disk_and_a_replay_are_shown():
 def test_the_last_evaluation_is_shown():
     scores = {"num_prompts": 6.0, "num_answered": 5.0, "reward": 0.5, "reward_greedy": None}
     evaluation = EvaluationReport(Version(1, 20), "ef" * 32, {**scores, "pass@4": 0.75})
-    text = table(render(msgspec.structs.replace(REPORT, evaluation=evaluation)))
+    text = table(render(replace(REPORT, evaluation=evaluation)))
     assert "step 20: reward 0.500  pass@4 0.750  (5 of 6 prompts)" in text

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from volley.learner.evaluations import best_of
 from volley.learner.lengths import Completion, describe_lengths
@@ -124,10 +125,7 @@ class Record:
                 "final_epoch": status.version.epoch,
                 "final_step": status.version.step,
                 "final_root": status.root,
-                "ledger": {
-                    field: getattr(status.ledger, field)
-                    for field in status.ledger.__struct_fields__
-                },
+                "ledger": asdict(status.ledger),
                 **self._evaluations_in_short(),
             },
         )

@@ -188,7 +188,7 @@ def _work(
     device = _device_name(settings)
     heartbeat = Heartbeat(
         *(training, evaluation, name, settings.engine, device),
-        *(lambda: worker.serving, spec.lease_s, outage),
+        *(worker, spec.lease_s, outage),
     )
     if vitals is not None:
         vitals.watch(partial(_look_at, worker, training.leases, outage, rewards))

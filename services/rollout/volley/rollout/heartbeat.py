@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -23,6 +23,22 @@ MISSED_REPORTS = 3
 """A report that was not renewed for so many intervals expires."""
 
 
+class WeightsInUse(Protocol):
+    """What the worker samples from, and how it came by it."""
+
+    @property
+    def serving(self) -> Manifest | None:
+        """None before the first load."""
+
+    @property
+    def num_loads(self) -> int:
+        """Since the start."""
+
+    @property
+    def last_load_s(self) -> float | None:
+        """How long the newest of them took; None before the first."""
+
+
 class Heartbeat:
     """Beats until closed; what the queue no longer knows as ours is noted in the leases."""
 
@@ -33,7 +49,7 @@ class Heartbeat:
         worker: str,
         engine: str,
         device: str,
-        serving: Callable[[], Manifest | None],
+        weights: WeightsInUse,
         lease_s: float,
         redis_outage: Outage,
     ) -> None:
@@ -42,7 +58,7 @@ class Heartbeat:
         self._worker = worker
         self._engine = engine
         self._device = device
-        self._serving = serving
+        self._weights = weights
         self._interval_s = min(lease_s / BEATS_PER_LEASE, MAX_INTERVAL_S)
         self._redis_outage = redis_outage
         self._reported_at = time.monotonic()
@@ -80,7 +96,7 @@ class Heartbeat:
         elapsed_s = max(now - self._reported_at, 1e-9)
         tokens_per_s = (num_tokens - self._reported_tokens) / elapsed_s
         self._reported_at, self._reported_tokens = now, num_tokens
-        serving = self._serving()
+        serving = self._weights.serving
         return WorkerReport(
             worker=self._worker,
             host=socket.gethostname(),
@@ -94,4 +110,6 @@ class Heartbeat:
             num_groups=self._leases.num_groups,
             leases=tuple(sorted(leased.task.number for leased in self._leases.held())),
             last_progress_s=self._leases.idle_s,
+            num_loads=self._weights.num_loads,
+            last_load_s=self._weights.last_load_s,
         )

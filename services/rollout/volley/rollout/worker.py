@@ -96,6 +96,7 @@ class Worker:
         self._serving: Manifest | None = None
         self._num_loads = 0
         self._load_s = 0.0
+        self._last_load_s: float | None = None
         self._early: dict[str, LeasedTask] = {}
         """Leased, but they ask for newer weights than those that serve."""
         self._sampling: dict[str, LeasedTask] = {}
@@ -116,6 +117,11 @@ class Worker:
     def load_s(self) -> float:
         """How long that took in all, while nothing was sampled."""
         return self._load_s
+
+    @property
+    def last_load_s(self) -> float | None:
+        """How long the newest of them took; None before the first."""
+        return self._last_load_s
 
     def run(self) -> None:
         """Work; returns when everything in hand is delivered or handed back."""
@@ -146,6 +152,7 @@ class Worker:
         self._evaluating.begin(self._serving)
         self._num_loads += 1
         self._load_s += duration_s
+        self._last_load_s = duration_s
         logger.info(
             "swapped weights",
             extra={
