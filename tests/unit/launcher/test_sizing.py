@@ -7,12 +7,14 @@ import torch
 from torch.nn import Parameter
 
 from volley.launcher.sizing import (
+    CHECKPOINT_BYTES_PER_PARAMETER,
     CHECKPOINTING_FROM_NUM_PARAMETERS,
     LEARNER_BYTES_PER_PARAMETER,
     LOGITS_BYTES,
     Dtype,
     ModelShape,
     activation_bytes_per_token,
+    checkpoint_bytes,
     disk_bytes,
     kv_bytes_per_token,
     learner_bytes,
@@ -37,11 +39,17 @@ def test_a_model_of_half_a_billion_takes_these_bytes():
     assert learner_bytes(SMALL, "bfloat16", lora_r=16) == 1_164_029_696
     # 2 x 24 layers x 2 heads x 64 x 2 bytes
     assert kv_bytes_per_token(SMALL, "bfloat16") == 12_288
-    # the two kept, the next one, the trained model
-    assert disk_bytes(SMALL, "bfloat16", num_kept=2) == 4 * 988_065_536
-    # base and trained model, and three times adapters of 2 x 16 x 549,888
-    expected = 2 * 988_065_536 + 3 * 17_596_416
-    assert disk_bytes(SMALL, "bfloat16", num_kept=2, lora_r=16) == expected
+
+
+def test_a_run_of_half_a_billion_parameters_takes_this_much_disk():
+    # 12 x 494,032,768
+    assert checkpoint_bytes(SMALL) == 5_928_393_216
+    # of versions the two kept, the next one and the trained model; of checkpoints three
+    whole = disk_bytes(SMALL, "bfloat16", num_versions=2, num_checkpoints=2)
+    assert whole == 4 * 988_065_536 + 3 * 5_928_393_216
+    # Adapters of rank 16: 16 x 549,888 parameters, 2 bytes each in a version, 12 in a checkpoint.
+    adapted = disk_bytes(SMALL, "bfloat16", num_versions=2, num_checkpoints=2, lora_r=16)
+    assert adapted == 2 * 988_065_536 + 3 * 17_596_416 + 3 * 105_578_496
 
 
 def test_activations_are_those_of_layers():
@@ -84,6 +92,8 @@ def test_the_bytes_per_parameter_are_those_that_the_optimiser_holds(
     held += sum(bytes_of(m.grad) for m in masters.masters if m is not parameter)
     # AdamW's count of steps is four bytes a tensor.
     assert held == LEARNER_BYTES_PER_PARAMETER[name] * 64 * 64
+    saved = bytes_of(*masters.tensors().values())
+    assert saved == CHECKPOINT_BYTES_PER_PARAMETER * 64 * 64 + 4
 
 
 def moments(masters: Masters) -> Sequence[torch.Tensor]:

@@ -107,7 +107,13 @@ def _sizes(settings: Settings, probe: Probe) -> Iterator[Finding]:
     for device in probe.devices:
         if need.fixed_bytes(device.name):
             yield judge_device(need, device.name, device.free_bytes)
-    needed = disk_bytes(probe.model, dtype, settings.weights.keep, settings.model.lora_r)
+    needed = disk_bytes(
+        probe.model,
+        dtype,
+        num_versions=settings.weights.keep,
+        num_checkpoints=settings.checkpoint.keep,
+        lora_r=settings.model.lora_r,
+    )
     yield disk_finding(folder, needed)
 
 

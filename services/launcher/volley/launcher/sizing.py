@@ -1,4 +1,4 @@
-"""What a run needs of memory and disk, from numbers alone; docs/operations.md does it by hand.
+"""What a run needs of memory and disk, from numbers alone; docs/sizing.md does it by hand.
 
 Bytes throughout. A lower bound where it says so: allocators and libraries take more.
 """
@@ -17,6 +17,9 @@ LEARNER_BYTES_PER_PARAMETER: dict[Dtype, int] = {
     # weight 2 and its gradient 2 besides
     "bfloat16": 20,
 }
+
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+"""Master 4, two moments of AdamW 8."""
 
 # What autograd keeps per token, layer and hidden unit: counted on layers of Qwen2.5's shapes.
 ACTIVATION_BYTES_PER_UNIT: dict[Dtype, int] = {"float32": 122, "bfloat16": 65}
@@ -70,16 +73,30 @@ def kv_bytes_per_token(model: ModelShape, dtype: Dtype) -> int:
     return model.num_layers * of_layer
 
 
-def disk_bytes(model: ModelShape, dtype: Dtype, num_kept: int, lora_r: int | None = None) -> int:
-    """Of a run folder: the versions that are kept, the next one, and the trained model.
+def checkpoint_bytes(model: ModelShape, lora_r: int | None = None) -> int:
+    """Of one checkpoint: masters and both moments of AdamW, in float32."""
+    trained = model.num_parameters if lora_r is None else lora_r * model.linear_units
+    return trained * CHECKPOINT_BYTES_PER_PARAMETER
 
-    With adapters a version is them alone, beside one base.
+
+def disk_bytes(
+    model: ModelShape,
+    dtype: Dtype,
+    *,
+    num_versions: int,
+    num_checkpoints: int,
+    lora_r: int | None = None,
+) -> int:
+    """Of a run folder: what it keeps, the next version and checkpoint, and the trained model.
+
+    With adapters a version is them alone, beside one base. The step log comes on top.
     """
     weights = weight_bytes(model, dtype)
+    checkpoints = (num_checkpoints + 1) * checkpoint_bytes(model, lora_r)
     if lora_r is None:
-        return (num_kept + 2) * weights
+        return (num_versions + 2) * weights + checkpoints
     adapters = lora_r * model.linear_units * BYTES_PER_VALUE[dtype]
-    return 2 * weights + (num_kept + 1) * adapters
+    return 2 * weights + (num_versions + 1) * adapters + checkpoints
 
 
 def uses_checkpointing(model: ModelShape, wanted: bool | None) -> bool:
