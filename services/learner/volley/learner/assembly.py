@@ -43,6 +43,7 @@ from volley.learner.settings import Settings
 from volley.learner.status import Progress, report_status
 from volley.learner.tasks import TaskRules, Tasks
 from volley.learner.token import Tokens
+from volley.learner.trackers import Trackers, check_trackers
 from volley.learner.update import Update
 from volley.learner.warm_up import warm_up
 from volley.learner.weight_store import WeightStore, root_of_tensors
@@ -104,6 +105,7 @@ def run_learner(start: Start) -> None:
     One line of JSON on standard output says where the learner listens, as soon as it does.
     """
     settings, folder, tokens = start.settings, start.folder, start.tokens
+    check_trackers(settings.tracking)
     inputs = Inputs.read(start)
     tools = tool_schemas(inputs.environment)
     stopping = stop_on_signals()
@@ -158,7 +160,8 @@ class Learner:
         )
         self._alarms = Alarms(settings.alarms)
         self._evaluations = self._make_evaluations(_tokenised(inputs.held_out, policy, settings))
-        self._record = Record(folder, progress, prompts)
+        self._trackers = Trackers.of(start.settings, folder)
+        self._record = Record(folder, progress, prompts, self._trackers)
         disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
         publisher = Publisher(policy, store)
         self._loop = Loop(
@@ -180,6 +183,7 @@ class Learner:
         with (
             closing(self._queue),
             closing(evaluations) if evaluations else nullcontext(),
+            closing(self._trackers),
             self._serving(),
         ):
             if not self._resume():

@@ -12,6 +12,7 @@ from volley.learner.prompts import Prompts
 from volley.learner.run_folder import RunFolder
 from volley.learner.status import Progress
 from volley.learner.step_log import Outcome
+from volley.learner.trackers import Trackers
 from volley.learner.update import StepResult
 from volley.schemas.groups import Group
 from volley.schemas.status import EvaluationReport, LearnerState, StatusReport
@@ -20,8 +21,11 @@ from volley.schemas.status import EvaluationReport, LearnerState, StatusReport
 class Record:
     """Counts and times what the loop does; writes metrics.jsonl and summary.json."""
 
-    def __init__(self, folder: RunFolder, progress: Progress, prompts: Prompts) -> None:
+    def __init__(
+        self, folder: RunFolder, progress: Progress, prompts: Prompts, trackers: Trackers
+    ) -> None:
         self._folder = folder
+        self._trackers = trackers
         self._metrics = MetricsFile(folder.metrics)
         self._evaluations = MetricsFile(folder.evaluations)
         self._progress = progress
@@ -71,14 +75,17 @@ class Record:
         self._folder.forget_summary()
         self._before = (self._progress.num_samples, self._progress.num_tokens)
         self._first_issue_s = self._last_step_s = time.monotonic()
+        self._trackers.start(self._metrics.read(), self._evaluations.read())
 
     def write(self, line: MetricsLine) -> None:
         """Add a step to metrics.jsonl; raises OSError."""
         self._metrics.append(line)
+        self._trackers.step(line)
 
     def evaluation(self, line: MetricsLine) -> None:
         """Add a version that was evaluated; raises OSError."""
         self._evaluations.append(line)
+        self._trackers.evaluation(line)
         self._progress.evaluation = _report(line)
 
     def step(

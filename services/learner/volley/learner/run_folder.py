@@ -16,6 +16,8 @@ runs/<name>-<UTC time>/
     trajectories/   the step log
     cold_start/     the model that GRPO begins with, where it is fine-tuned first: cold_start.py
     dead/           prompt numbers and messages that were given up
+    tracking/       how far each tracker was told: trackers.py
+    tensorboard/, wandb/    what these two keep here
     checkpoints/    snapshots to resume from
     weights/        published blobs
     model/          the trained model, a Hugging Face folder
@@ -76,6 +78,14 @@ def after_cold_start(settings: Settings, run_folder: Path) -> Settings:
     path = str((run_folder / "cold_start" / "model").resolve())
     model = settings.model.model_copy(update={"path": path, "revision": None})
     return settings.model_copy(update={"model": model})
+
+
+def masked(settings: Settings) -> dict[str, object]:
+    """All settings as TOML has them, without secrets."""
+    tree = settings.model_dump(mode="json", exclude_none=True)
+    if "redis_url" in tree["queue"]:
+        tree["queue"]["redis_url"] = "masked"
+    return tree
 
 
 class RunFolder:
@@ -170,10 +180,7 @@ class RunFolder:
 
     def write_config(self, settings: Settings, config_hash: str) -> None:
         """Keep the resolved settings beside what they led to."""
-        tree = settings.model_dump(mode="json", exclude_none=True)
-        if "redis_url" in tree["queue"]:
-            tree["queue"]["redis_url"] = "masked"
-        content = tomli_w.dumps(tree).encode()
+        content = tomli_w.dumps(masked(settings)).encode()
         self._replace("config.toml", content)
         self._replace(f"configs/{config_hash}.toml", content)
 

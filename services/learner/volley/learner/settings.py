@@ -22,6 +22,7 @@ from volley.learner.evaluation_settings import EvaluationSettings
 from volley.learner.keeping_settings import CheckpointSettings, WeightsSettings
 from volley.learner.loss_settings import LossSettings
 from volley.learner.section import PositiveFloat, PositiveInt, Section
+from volley.learner.tracking_settings import TrackingSettings
 from volley.telemetry.stops import ExitCode, Stop
 
 MIN_REWARD_BYTES = 64 * 2**20
@@ -244,6 +245,7 @@ class Settings(Section):
     weights: WeightsSettings = WeightsSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     alarms: AlarmsSettings = AlarmsSettings()
+    tracking: TrackingSettings = TrackingSettings()
     server: ServerSettings = ServerSettings()
     devices: DevicesSettings = DevicesSettings()
     logging: LoggingSettings = LoggingSettings()
