@@ -99,11 +99,11 @@ class Feed:
             # Whatever it is, of a service or its library: the run does not depend on it.
             logger.warning("%s failed, the run goes on without it: %s", self._name, error)
 
-    def _read_told(self, head: int) -> dict[Kind, int]:
+    def _read_told(self, head: int) -> dict[str, int]:
         """The steps of the last reports; of a run that went back none behind its head."""
         if not (self._folder.path / self._place).exists():
             return {}
-        told = msgspec.convert(self._folder.read_json(self._place), dict[Kind, int])
+        told = msgspec.convert(self._folder.read_json(self._place), dict[str, int])
         return {kind: min(step, head) for kind, step in told.items()}
 
     @property
