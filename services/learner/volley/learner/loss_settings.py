@@ -1,6 +1,6 @@
 """The [loss] section: which estimate of the gradient is made, and what cannot be a right one.
 
-docs/algorithm.md has the equation behind each key, and the names that others give it.
+docs/algorithm.md has the equation behind each key, docs/names.md the names that others give it.
 """
 
 from typing import Annotated, Literal, Self
