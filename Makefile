@@ -28,8 +28,9 @@ setup: $(READY) redis  ## Install everything into .venv
 demo: setup $(if $(filter transformers,$(ENGINE)),,vllm)  ## Train a small search agent with GRPO here (ENGINE=transformers: without vLLM)
 	$(BIN)/volley demo search --engine $(ENGINE)
 
+# In the order of testpaths, longest first: else one core ends with a long file and the other with none.
 test: setup vllm  ## Run all tests but those of docker compose
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-compose: $(READY)  ## Build the images and try them with docker compose, on this machine's engine
 	$(BIN)/pytest tests/compose

@@ -71,6 +71,14 @@ def step_of(client: LearnerClient) -> int:
     return client.status().version.step
 
 
+def num_skipped(client: LearnerClient) -> int:
+    return client.status().ledger.skipped
+
+
+def is_dead_or_spared(worker: Running, client: LearnerClient) -> bool:
+    return worker.process.poll() is not None or num_skipped(client) > 0
+
+
 def wait_for_steps(client: LearnerClient, num_steps: int) -> None:
     goal = step_of(client) + num_steps
     wait_until(lambda: step_of(client) >= goal, DEADLINE_S)
@@ -259,12 +267,16 @@ def test_a_task_that_kills_its_workers_is_given_up_and_kept(redis_url, write):
     config = write()
     attempts = ("--set", "queue.max_attempts=3")
     with learner(config, redis_url, *attempts) as (trainer, client, folder):
-        for _ in range(3):
+        num_deaths = 0
+        while not num_skipped(client):
             with worker(folder, "dying", failpoint="mid-reward#1") as dying:
-                assert dying.process.wait(DEADLINE_S) == -signal.SIGKILL, dying.log.read_text()
+                # A lease that a busy machine lets run out counts too: the third may live.
+                wait_until(partial(is_dead_or_spared, dying, client), DEADLINE_S)
+                num_deaths += dying.process.poll() == -signal.SIGKILL
+        assert num_deaths >= 2
         with worker(folder, "living"):
-            wait_until(lambda: client.status().ledger.skipped == 1, DEADLINE_S)
             wait_for_steps(client, 2)
+        assert num_skipped(client) == 1
         assert trainer.stop() == 0
     told = CliRunner().invoke(app, ["dead", str(folder), "ls"])
     assert told.exit_code == 0

@@ -72,3 +72,19 @@ def test_scoring_is_progress_by_itself_until_the_task_is_released():
     leases.release("task-1", completed=True)
     leases.add(make_leased(1))
     assert leases.progress() == {"task-1": 1, "task-2": 1}
+
+
+def test_a_task_that_is_put_last_moves_with_the_rest_and_not_by_itself():
+    leases = Leases()
+    first, last = make_leased(0), make_leased(1)
+    leases.add(first)
+    leases.add(last)
+    leases.put_last(frozenset({last.id}))
+    assert leases.progress()[last.id] == leases.progress()[last.id] == 1
+    leases.advance({first.id: 5})
+    assert leases.progress()[last.id] == 2
+    leases.begin_scoring(first.id)
+    assert leases.progress()[last.id] == 3
+    leases.release(first.id, completed=True)
+    leases.put_last(frozenset())
+    assert leases.progress()[last.id] == leases.progress()[last.id] == 4

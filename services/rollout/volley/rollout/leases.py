@@ -34,6 +34,7 @@ class Leases:
         self._progress: dict[str, int] = {}
         self._scored_since: dict[str, float] = {}
         self._waiting: frozenset[str] = frozenset()
+        self._last: frozenset[str] = frozenset()
         self._lost: set[str] = set()
         self._num_tokens = 0
         self._num_groups = 0
@@ -57,6 +58,11 @@ class Leases:
         """Of these an answer of an environment is awaited, and of no others."""
         with self._lock:
             self._waiting = task_ids
+
+    def put_last(self, task_ids: frozenset[str]) -> None:
+        """These, and no others, begin when the rest is done: they move whenever the rest does."""
+        with self._lock:
+            self._last = task_ids
 
     def begin_scoring(self, task_id: str) -> None:
         """From now on its progress grows with time: rewards have deadlines of their own."""
@@ -101,8 +107,9 @@ class Leases:
         And with every look, while an environment is awaited: its answers have a deadline.
         """
         with self._lock:
-            for task_id in self._waiting & self._progress.keys():
-                self._progress[task_id] += 1
+            self._count(self._waiting)
+            if self._scored_since:
+                self._count(self._last)
             now = self._clock()
             return {
                 task_id: count + int((now - self._scored_since.get(task_id, now)) / TICK_S)
@@ -126,3 +133,8 @@ class Leases:
 
     def _touch(self) -> None:
         self._progressed_at = self._clock()
+        self._count(self._last)
+
+    def _count(self, task_ids: frozenset[str]) -> None:
+        for task_id in task_ids & self._progress.keys():
+            self._progress[task_id] += 1

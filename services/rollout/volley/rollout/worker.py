@@ -231,6 +231,7 @@ class Worker:
         held = self._leases.held()
         if self._alone and len(held) == len(self._alone):
             self._start(self._alone.pop(next(iter(self._alone))))
+        self._leases.put_last(frozenset(self._alone))
         return any(leased.task.alone for leased in held)
 
     def _start(self, leased: LeasedTask) -> None:
