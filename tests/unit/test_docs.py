@@ -108,6 +108,15 @@ def test_every_document_is_in_an_index():
     assert [path.name for path in documents if f"{path.name})" not in index] == []
 
 
+def test_every_function_of_the_tour_exists():
+    code = "\n".join(path.read_text() for path in SOURCES)
+    named = re.findall(r"`(?:([A-Z]\w+)\.)?(\w+)\(\)`", (ROOT / "docs/tour.md").read_text())
+    assert named
+    for owner, function in named:
+        assert f"def {function}(" in code, function
+        assert not owner or f"class {owner}" in code, owner
+
+
 def test_every_target_of_make_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for document in DOCUMENTS:
