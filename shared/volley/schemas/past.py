@@ -65,7 +65,9 @@ class GroupsPage(Documented):
     groups: tuple[GroupReport, ...]
 
 
-class SegmentKind(StrEnum):
+class Source(StrEnum):
+    """Where a token comes from."""
+
     PROMPT = "prompt"
     GENERATED = "generated"
     INSERTED = "inserted"
@@ -76,7 +78,7 @@ class SegmentKind(StrEnum):
 class Segment(Documented):
     """Neighbouring tokens from one source."""
 
-    kind: SegmentKind
+    kind: Source
     text: str
     """With special tokens."""
     num_tokens: int

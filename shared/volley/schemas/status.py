@@ -180,6 +180,25 @@ class StatusReport(Documented):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersReport(Documented):
+    """The workers of a run that are alive."""
+
+    workers: tuple[WorkerReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerReport(Documented):
+    """Where all prompt numbers are, and what came of deliveries."""
+
+    ledger: LedgerCounts
+    deliveries: DeliveryCounts
+    queue: QueueDepth | None
+    """None while Redis is away."""
+    places: int
+    """Most numbers that may be outstanding."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnd(Documented):
     """Why a learner has gone away."""
 

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from tests.builders import make_group, make_trajectory
-from volley.learner.trajectory_record import Passage, Source, Step, final_answer, records_of
+from volley.learner.trajectory_record import Passage, Step, final_answer, records_of
 from volley.schemas.groups import StopReason, Version
+from volley.schemas.past import Source
 
 
 def text_of(token_ids):

@@ -31,7 +31,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chosen:
+class Chosen:
     """A record of the log with the groups of it that are wanted."""
 
     record: StepRecord
@@ -48,21 +48,21 @@ def read_trajectories(run_folder: Path, choice: Choice) -> Iterator[list[Traject
             ExitCode.CONFIG,
             f"RUN_DIR: {run_folder} holds no run: give a folder like runs/<name>-<time>",
         )
-    chosen = _choose(StepLog(run_folder / "trajectories"), choice)
-    settings_of = cache(partial(_settings_of, run_folder))
+    chosen = choose(StepLog(run_folder / "trajectories"), choice)
+    settings_of = cache(partial(settings_at, run_folder))
     detokenizer = Detokenizer(run_folder, settings_of(chosen[0].record.config_hash).model)
     for one in chosen:
         yield from _describe(one, settings_of(one.record.config_hash), detokenizer)
 
 
-def _choose(log: StepLog, choice: Choice) -> list[_Chosen]:
+def choose(log: StepLog, choice: Choice) -> list[Chosen]:
     """Sorted by place, at least one group; raises Stop."""
     places = log.places()
     of_step = [place for place in places if choice.step in (None, place.step)]
     if not of_step:
         asked = "" if choice.step is None else f"step {choice.step} is not kept: "
         raise Stop(ExitCode.CONFIG, f"{asked}{_kept(places)}")
-    chosen: list[_Chosen] = []
+    chosen: list[Chosen] = []
     num_left = choice.last
     for place in reversed(of_step):
         found = _read(log, place, choice.number, num_left)
@@ -85,7 +85,7 @@ def _kept(places: Sequence[Place]) -> str:
     return f"{first} is" if first == last else f"{first} to {last} are"
 
 
-def _read(log: StepLog, place: Place, number: int | None, num_groups: int | None) -> _Chosen:
+def _read(log: StepLog, place: Place, number: int | None, num_groups: int | None) -> Chosen:
     try:
         record, outcome = log.read(place), log.outcome(place)
     except Damaged as error:
@@ -96,15 +96,16 @@ def _read(log: StepLog, place: Place, number: int | None, num_groups: int | None
         ) from error
     groups = tuple(msgspec.msgpack.decode(body, type=Group) for body in record.groups)
     wanted = tuple(group for group in groups if number in (None, group.number))
-    return _Chosen(record, outcome, groups, wanted if num_groups is None else wanted[-num_groups:])
+    return Chosen(record, outcome, groups, wanted if num_groups is None else wanted[-num_groups:])
 
 
-def _settings_of(run_folder: Path, config_hash: str) -> Settings:
+def settings_at(run_folder: Path, config_hash: str) -> Settings:
+    """Of the steps that were logged under this configuration."""
     return load_settings(run_folder / "configs" / f"{config_hash}.toml", environment={})
 
 
 def _describe(
-    chosen: _Chosen, settings: Settings, detokenizer: Detokenizer
+    chosen: Chosen, settings: Settings, detokenizer: Detokenizer
 ) -> Iterator[list[TrajectoryRecord]]:
     record = chosen.record
     step = Step(
@@ -117,14 +118,14 @@ def _describe(
         answer_tag=str(settings.environment.options.get("answer_tag", "answer")),
         text_of=detokenizer.text_of,
     )
-    advantages = _advantages(chosen, settings)
+    advantages = advantages_in(chosen, settings)
     dispositions = chosen.outcome.dispositions if chosen.outcome else {}
     for group in chosen.wanted:
         advantages_G = advantages.get(group.number, (None,) * len(group.trajectories))
         yield [*records_of(group, step, dispositions.get(group.number), advantages_G)]
 
 
-def _advantages(chosen: _Chosen, settings: Settings) -> dict[int, Sequence[float | None]]:
+def advantages_in(chosen: Chosen, settings: Settings) -> dict[int, Sequence[float | None]]:
     """By number, as the step has computed them."""
     if settings.loss.has_reference_in_reward:
         return {}  # what is taken off for the distance to the reference is not logged

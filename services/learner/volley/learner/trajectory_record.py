@@ -6,22 +6,13 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import chain, pairwise, repeat
 
 from msgspec import Struct
 
 from volley.learner.advantages import combine_rewards
 from volley.schemas.groups import Group, StopReason, Trajectory
-
-
-class Source(StrEnum):
-    """Where a token comes from."""
-
-    PROMPT = "prompt"
-    GENERATED = "generated"
-    INSERTED = "inserted"
-    """By the environment; never trained."""
+from volley.schemas.past import Source
 
 
 class TokenRecord(Struct, frozen=True):
@@ -120,7 +111,7 @@ def records_of(
     for index, (trajectory, advantage) in enumerate(
         zip(group.trajectories, advantages_G, strict=True)
     ):
-        passages = tuple(_passages(group.prompt_ids, trajectory, step.text_of))
+        passages = tuple(passages_of(group.prompt_ids, trajectory, step.text_of))
         tokens = tuple(_tokens(group.prompt_ids, trajectory, passages, step.text_of))
         generated = [one for one in passages if one.source is Source.GENERATED]
         yield TrajectoryRecord(
@@ -160,7 +151,7 @@ def final_answer(completion: str, tag: str) -> str:
     return contents[-1] if contents else completion
 
 
-def _passages(
+def passages_of(
     prompt_ids: tuple[int, ...],
     trajectory: Trajectory,
     text_of: Callable[[Sequence[int]], str],
