@@ -1,5 +1,6 @@
 """A learner as workers see it, real API, weights and queue; the test is its loop."""
 
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,9 +12,12 @@ from tests.tiny_models import VOCAB, save_tiny_qwen3
 from tests.waiting import wait_until
 from volley.learner.api import ApiServer, create_app
 from volley.learner.chat_frames import framed
+from volley.learner.control import Control
 from volley.learner.environment_code import tool_schemas
 from volley.learner.policy import Message, Policy
+from volley.learner.served import Served
 from volley.learner.settings import ModelSettings
+from volley.learner.token import Tokens
 from volley.learner.weight_store import WeightStore
 from volley.schemas.codec import GroupLimits, decode_result, encode
 from volley.schemas.groups import SCHEMA_VERSION, Failure, Group, Task, Version
@@ -30,6 +34,7 @@ from volley.schemas.status import StatusReport, WorkerReport
 from volley.transport.redis_stream import LearnerQueue
 
 TOKEN = "a-token-for-tests"
+TOKENS = Tokens(reader=TOKEN, admin="an-admin-token-for-tests")
 SAMPLING = SamplingSpec(4, 1.0, 6, (VOCAB["<eos>"],))
 EXACT_MATCH = RewardSpec("exact_match", 1.0, None)
 REWARD_LIMITS = RewardLimits(
@@ -83,9 +88,9 @@ class LearnerSide:
             max_staleness=1,
             max_body_bytes=MAX_BODY_BYTES,
         )
-        self._server = ApiServer(
-            create_app(self.store, self.spec, _no_status, TOKEN), "127.0.0.1", port
-        )
+        control = Control(threading.Event())
+        served = Served(folder, self.store, _no_status, control, self.spec)
+        self._server = ApiServer(create_app(served, TOKENS), "127.0.0.1", port)
         self.url = self._server.url
 
     def __enter__(self) -> Self:

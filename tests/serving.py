@@ -1,15 +1,23 @@
 """A learner's real API on a real socket, without a loop behind it."""
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from tests.reports import REPORT
 from volley.learner.api import ApiServer, create_app
+from volley.learner.control import Control
+from volley.learner.served import Served
+from volley.learner.token import Tokens
 from volley.learner.weight_store import WeightStore
 from volley.schemas.groups import SCHEMA_VERSION
 from volley.schemas.run_spec import RewardLimits, RunSpec, SamplingSpec
 
 TOKEN = "a-secret-token"
+ADMIN_TOKEN = "a-more-secret-token"
 SPEC = RunSpec(
     schema_version=SCHEMA_VERSION,
     run="r",
@@ -29,12 +37,30 @@ SPEC = RunSpec(
 )
 
 
+TOKENS = Tokens(reader=TOKEN, admin=ADMIN_TOKEN)
+
+
+def served(folder: Path, store: WeightStore, **parts: object) -> Served:
+    """A learner over `folder` and `store` that says SPEC and REPORT, but for `parts`."""
+    whole = Served(folder, store, lambda: REPORT, Control(threading.Event()), SPEC)
+    return replace(whole, **parts)
+
+
 @contextmanager
 def serving(store: WeightStore, port: int = 0) -> Iterator[str]:
-    """The URL of an API over `store` that knows TOKEN, SPEC and REPORT."""
-    server = ApiServer(create_app(store, SPEC, lambda: REPORT, TOKEN), "127.0.0.1", port)
+    """The URL of an API over `store`, of a run without a past."""
+    with serving_learner(served(Path(os.devnull), store), port) as url:
+        yield url
+
+
+@contextmanager
+def serving_learner(learner: Served, port: int = 0) -> Iterator[str]:
+    """The URL of an API over `learner` that knows TOKENS; streams of events end first."""
+    server = ApiServer(create_app(learner, TOKENS), "127.0.0.1", port)
     server.start()
     try:
         yield server.url
     finally:
+        if not learner.end.done():
+            learner.end.set_result(None)
         server.stop()

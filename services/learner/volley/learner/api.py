@@ -1,164 +1,78 @@
-"""The learner over HTTP: its spec, its weights and its status, behind one bearer token.
+"""The learner over HTTP: what it is asked and told, behind two tokens.
 
-GET /healthz              alive; the only route without a token
-GET /readyz               the first weights are published and Redis answers
-GET /metrics              Prometheus
-GET /v1/status            StatusReport
-GET /v1/run               RunSpec: what a worker needs to join (holds secrets)
-GET /v1/weights           Manifest; long-poll with ?have=VERSION&wait=SECONDS, else 204
-GET /v1/blobs/{hash}      immutable bytes, Range
+api_workers    the run's spec, the head, blobs: what workers join with and follow
+api_people     status, workers, ledger; readiness, Prometheus
+api_past       steps, evaluations, groups with their texts
+api_events     all that as it happens
+api_docs       what there is: OpenAPI, and a page to try it
 """
 
-import asyncio
-import secrets
 import socket
 import threading
-from collections.abc import Callable
-from typing import Annotated
+from importlib.metadata import version
+from typing import Literal
 
-import msgspec
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Query, Response
-from fastapi.responses import FileResponse
+from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from volley.learner.weight_store import WeightStore
-from volley.schemas.manifest import Manifest
-from volley.schemas.run_spec import RunSpec
-from volley.schemas.status import StatusReport
-from volley.telemetry.metrics import expose_status
+from volley.learner.api_docs import docs_routes
+from volley.learner.api_events import event_routes
+from volley.learner.api_past import past_routes
+from volley.learner.api_people import people_routes
+from volley.learner.api_problems import answer_with_problems
+from volley.learner.api_tokens import may_look
+from volley.learner.api_workers import worker_routes
+from volley.learner.metrics_file import MetricsPages
+from volley.learner.served import Served
+from volley.learner.token import Tokens
 from volley.telemetry.stops import ExitCode, Stop
 
-MAX_WAIT_S = 60.0
 SHUTDOWN_S = 5
 
 
-class _PinnedFile(FileResponse):
-    """A blob that is not deleted while it is being sent."""
+class Alive(BaseModel):
+    """The process answers."""
 
-    chunk_size = 2**20
-
-    def __init__(self, store: WeightStore, blob_hash: str) -> None:
-        self._store = store
-        self._hash = blob_hash
-        with store.pinned(blob_hash) as path:
-            if path is None:
-                raise HTTPException(404, "no such blob; ask /v1/weights for the current one")
-            super().__init__(
-                path,
-                media_type="application/octet-stream",
-                headers={"ETag": f'"{blob_hash}"', "Cache-Control": "immutable"},
-            )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._store.pinned(self._hash):
-            await super().__call__(scope, receive, send)
+    status: Literal["alive"] = "alive"
 
 
-def create_app(
-    store: WeightStore, spec: RunSpec | None, report: Callable[[], StatusReport], token: str
-) -> FastAPI:
-    """The routes over these parts; a request without `token` gets 401 everywhere but /healthz.
+def create_app(served: Served, tokens: Tokens) -> FastAPI:
+    """The routes over this learner; without a token nothing but /healthz is answered.
 
     Without a spec there is nothing to join yet, and workers are told to try again.
     """
-    app = FastAPI(title="Volley learner", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Volley learner",
+        description="Watch and command a run of GRPO, and join it as a worker.",
+        version=version("volley-rl"),
+        openapi_url=None,
+        generate_unique_id_function=_name,
+    )
+    answer_with_problems(app)
 
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "alive"}
+    @app.get("/healthz", tags=["run"])
+    async def healthz() -> Alive:
+        """Whether the process answers; the one route without a token."""
+        return Alive()
 
-    guarded = [Depends(_bearer(token))]
-    app.include_router(_routes_for_people(store, report), dependencies=guarded)
-    app.include_router(_routes_for_workers(store, spec), dependencies=guarded)
+    steps = MetricsPages(served.folder / "metrics.jsonl")
+    evaluations = MetricsPages(served.folder / "evaluations.jsonl")
+    for router in (
+        people_routes(served),
+        past_routes(served, steps, evaluations),
+        event_routes(served, steps, evaluations),
+        worker_routes(served),
+        docs_routes(app),
+    ):
+        app.include_router(router, dependencies=[Depends(may_look(tokens))])
     return app
 
 
-def _bearer(token: str) -> Callable[[str], None]:
-    def authorised(authorization: Annotated[str, Header()] = "") -> None:
-        if not secrets.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
-            raise HTTPException(
-                401,
-                "wrong or missing token: send `Authorization: Bearer` with the run's VOLLEY_TOKEN",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-
-    return authorised
-
-
-def _routes_for_people(store: WeightStore, report: Callable[[], StatusReport]) -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/readyz")
-    def readyz() -> dict[str, str]:
-        if store.head is None:
-            raise HTTPException(503, "no weights are published yet")
-        redis = report().redis
-        if redis != "ok":
-            raise HTTPException(503, f"redis: {redis}")
-        return {"status": "ready"}
-
-    @router.get("/metrics")
-    def metrics() -> Response:
-        return Response(expose_status(report), media_type="text/plain; version=0.0.4")
-
-    @router.get("/v1/status")
-    def status() -> Response:
-        return _json(report())
-
-    return router
-
-
-def _routes_for_workers(store: WeightStore, spec: RunSpec | None) -> APIRouter:
-    router = APIRouter(prefix="/v1")
-
-    @router.get("/run")
-    async def run() -> Response:
-        if spec is None:
-            raise HTTPException(503, "the model is still made; see /v1/status, and ask again")
-        return _json(spec)
-
-    @router.get("/weights")
-    async def weights(
-        have: Annotated[str, Query(max_length=128)] = "",
-        wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
-    ) -> Response:
-        manifest = await _changed(store, have, wait)
-        return Response(status_code=204) if manifest is None else _json(manifest)
-
-    @router.get("/blobs/{blob_hash}")
-    def blob(blob_hash: Annotated[str, Path(max_length=128)]) -> Response:
-        return _PinnedFile(store, blob_hash)
-
-    return router
-
-
-def _json(content: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")
-
-
-async def _changed(store: WeightStore, have: str, wait_s: float) -> Manifest | None:
-    """The head once it is not version `have` or the run is over; None after `wait_s` or the close.
-
-    Versions, not roots: a step may leave every tensor as it was (a learning rate of 0), and
-    workers wait for the version that the next tasks ask for.
-    """
-    loop, changed = asyncio.get_running_loop(), asyncio.Event()
-    with store.listening(lambda: loop.call_soon_threadsafe(changed.set)):
-        try:
-            async with asyncio.timeout(wait_s):
-                while not _is_news(store.head, have):
-                    if store.is_closed:
-                        return None
-                    changed.clear()
-                    await changed.wait()
-                return store.head
-        except TimeoutError:
-            return None
-
-
-def _is_news(head: Manifest | None, have: str) -> bool:
-    return head is not None and (str(head.version) != have or head.finished)
+def _name(route: APIRoute) -> str:
+    return route.name
 
 
 class ApiServer:
@@ -181,8 +95,12 @@ class ApiServer:
         config = uvicorn.Config(
             self._answer,
             interface="asgi3",
+            # Bounds the line and the headers of a request, which httptools does not.
+            http="h11",
+            ws="none",
             log_config=None,
             access_log=False,
+            server_header=False,
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
         self._server = uvicorn.Server(config)
