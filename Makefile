@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup redis vllm demo test test-compose soak check fix bench clean
+.PHONY: help setup redis vllm demo test test-compose soak check docs fix bench clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ check: $(READY)  ## Lint, types and import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(READY)  ## Write the tables of docs/configuration.md anew, from the settings
+	$(BIN)/python -m tests.settings_page
 
 fix: $(READY)  ## Let ruff mend what it can
 	$(BIN)/ruff check --fix

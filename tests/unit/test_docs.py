@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from tests.builders import make_group
+from tests.settings_page import PAGE, page_with_tables
 from volley.launcher.__main__ import app
 from volley.launcher.doctor_memory import CONTEXT_BYTES, VLLM_KV_BYTES
 from volley.launcher.sizing import (
@@ -122,6 +123,11 @@ def test_every_target_of_make_exists():
     for document in DOCUMENTS:
         named = re.findall(r"(?:^|`)make ([a-z-]+)", document.read_text(), re.MULTILINE)
         assert set(named) <= targets, document
+
+
+def test_every_key_of_the_settings_is_described_as_it_is():
+    text = PAGE.read_text()
+    assert text == page_with_tables(text), "make docs"
 
 
 def test_the_memory_of_models_is_what_the_code_says():

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,9 @@ def test_every_example_is_a_config_that_loads(config: Path):
     assert load_settings(config, environment={}).run.name == config.parent.name
 
 
-def test_the_config_in_the_readme_loads(tmp_path: Path):
-    blocks = (ROOT / "README.md").read_text().split("```toml\n")[1:]
+@pytest.mark.parametrize("document", ["README.md", "docs/configuration.md"])
+def test_the_config_in_a_document_loads(document: str, tmp_path: Path):
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     config = tmp_path / "config.toml"
-    for block in blocks:
-        config.write_text(block.partition("```")[0])
-        assert load_settings(config, environment={}).sampling.num_generations == 8
-    assert len(blocks) == 1
+    config.write_text(block)
+    assert load_settings(config, environment={}).reward.functions == ("rewards:right",)
