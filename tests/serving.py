@@ -2,9 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from tests.reports import REPORT
@@ -15,6 +14,7 @@ from volley.learner.token import Tokens
 from volley.learner.weight_store import WeightStore
 from volley.schemas.groups import SCHEMA_VERSION
 from volley.schemas.run_spec import RewardLimits, RunSpec, SamplingSpec
+from volley.schemas.status import StatusReport
 
 TOKEN = "a-secret-token"
 ADMIN_TOKEN = "a-more-secret-token"
@@ -40,10 +40,11 @@ SPEC = RunSpec(
 TOKENS = Tokens(reader=TOKEN, admin=ADMIN_TOKEN)
 
 
-def served(folder: Path, store: WeightStore, **parts: object) -> Served:
-    """A learner over `folder` and `store` that says SPEC and REPORT, but for `parts`."""
-    whole = Served(folder, store, lambda: REPORT, Control(threading.Event()), SPEC)
-    return replace(whole, **parts)
+def served(
+    folder: Path, store: WeightStore, report: Callable[[], StatusReport] = lambda: REPORT
+) -> Served:
+    """A learner over a run's folder and its weights that says SPEC."""
+    return Served(folder, store, report, Control(threading.Event()), SPEC)
 
 
 @contextmanager

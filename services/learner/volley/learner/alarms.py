@@ -36,6 +36,8 @@ class Alarm:
     message: str
     stops: bool
     """The run is to end, not only to warn."""
+    patience: int
+    """Steps after which it is raised again, if nothing has changed."""
 
 
 class Alarms:
@@ -73,7 +75,8 @@ class Alarms:
 
     def _alarm(self, name: AlarmName, trouble: str) -> Alarm:
         message = f"alarm {name}, for {self._num_in_a_row[name]} steps: {trouble}"
-        return Alarm(name, message, stops=name in self._settings.stop_on)
+        stops = name in self._settings.stop_on
+        return Alarm(name, message, stops, self._settings.patience)
 
     def _kl(self, kl: float) -> str | None:
         if kl <= (self._settings.max_kl or inf):

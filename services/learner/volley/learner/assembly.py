@@ -17,7 +17,6 @@ import tenacity
 import torch
 
 from volley.learner.alarms import Alarms
-from volley.learner.api import create_app
 from volley.learner.chat_frames import framed
 from volley.learner.control import Control
 from volley.learner.dead import DeadLetters
@@ -104,14 +103,14 @@ def run_learner(start: Start) -> None:
 
     One line of JSON on standard output says where the learner listens, as soon as it does.
     """
-    settings, folder, tokens = start.settings, start.folder, start.tokens
+    settings, folder = start.settings, start.folder
     check_trackers(settings.tracking)
     inputs = Inputs.read(start)
     tools = tool_schemas(inputs.environment)
     stopping = stop_on_signals()
     control = Control(stopping)
-    with closing(Front(settings.server, folder, tokens)) as front:
-        if warm_up(settings, folder, tokens, front, control, stopping, tools):
+    with Front(settings.server, folder, start.tokens) as front:
+        if warm_up(settings, folder, front, control, stopping, tools):
             Learner(start, inputs, front, control, stopping).run()
 
 
@@ -173,8 +172,9 @@ class Learner:
             *(settings, policy, store, folder.run, inputs.rewards, environment),
             *(start.code_folder, start.redis_url),
         )
-        served = Served(folder.path, store, self._report, control, spec, self._queue.dismiss)
-        self._app = create_app(served, start.tokens)
+        self._served = Served(
+            *(folder.path, store, self._report, control, spec, self._queue.dismiss),
+        )
 
     def run(self) -> None:
         """Go on where the run had come to, until its end or until told to stop."""
@@ -211,7 +211,8 @@ class Learner:
             *(progress.version, recovery.concluded),
         )
         for line in self._record.resume(recovery.taken):
-            self._alarms.look(line.metrics)
+            for alarm in self._alarms.look(line.metrics):
+                progress.note(alarm, line.version.step)
         if self._evaluations:
             self._evaluations.resume(self._record.resume_evaluations())
         return True
@@ -230,19 +231,20 @@ class Learner:
 
     def _report(self) -> StatusReport:
         places = _task_rules(self._settings).places
-        return report_status(self._progress, self._tasks, self._queue, places)
+        head = self._store.head
+        return report_status(self._progress, self._tasks, self._queue, places, head)
 
     @contextmanager
     def _serving(self) -> Iterator[None]:
         """Reachable while inside; workers are told when the run is over."""
-        self._front.answer_with(self._app)
-        try:
-            yield
-        finally:
-            if self._progress.state is LearnerState.FINISHED:
-                self._store.finish()
-            self._store.close()
-            self._front.close()
+        with self._front:
+            self._front.show(self._served)
+            try:
+                yield
+            finally:
+                if self._progress.state is LearnerState.FINISHED:
+                    self._store.finish()
+                self._store.close()
 
 
 def _claim_queue(redis_url: str, folder: RunFolder) -> LearnerQueue:

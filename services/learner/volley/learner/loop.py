@@ -206,7 +206,8 @@ class Loop:
                 self._progress.version,
                 before_batch=lambda numbers: mark.name(place, numbers),
             )
-        logger.info("took a step" if result.applied else "took no step", extra=result.metrics)
+        event = "took a step" if result.applied else "took no step"
+        logger.info(event, extra={"step": self._progress.version.step + 1, **result.metrics})
         return result
 
     def _conclude(self, groups: list[Group], result: StepResult) -> None:
@@ -233,6 +234,7 @@ class Loop:
     def _heed_alarms(self, result: StepResult) -> None:
         for alarm in self._alarms.look(result.metrics):
             logger.warning(alarm.message)
+            self._progress.note(alarm, self._progress.version.step)
             if alarm.stops:
                 raise Stop(ExitCode.DIVERGED, alarm.message)
 

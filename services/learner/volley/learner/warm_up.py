@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from volley.learner.api import create_app
 from volley.learner.cold_start import start_cold
 from volley.learner.cold_start_folder import ColdStartLine
 from volley.learner.control import Control
@@ -15,7 +14,6 @@ from volley.learner.policy import Schema
 from volley.learner.run_folder import RunFolder
 from volley.learner.served import Served
 from volley.learner.settings import Settings
-from volley.learner.token import Tokens
 from volley.learner.weight_store import WeightStore
 from volley.schemas.groups import Version
 from volley.schemas.status import DeliveryCounts, LearnerState, LedgerCounts, StatusReport
@@ -31,7 +29,6 @@ NOTHING_DELIVERED = DeliveryCounts(duplicate=0, invalid=0, stale=0, failed=0, re
 def warm_up(
     settings: Settings,
     folder: RunFolder,
-    tokens: Tokens,
     front: Front,
     control: Control,
     stopping: threading.Event,
@@ -53,7 +50,7 @@ def warm_up(
     if not folder.has_state:
         store = WeightStore(folder.weights, folder.run, settings.weights.keep)
         served = Served(folder.path, store, progress.report, control)
-        front.answer_with(create_app(served, tokens))
+        front.show(served)
     return start_cold(settings, folder.cold_start, stopping, progress.tell, tools)
 
 
