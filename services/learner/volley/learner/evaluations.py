@@ -196,7 +196,9 @@ class Evaluations:
             elif result.reason is FailureReason.HANDED_BACK:
                 self._queue.reissue(number, delivery.held, self._body(asked, number))
             else:
-                logger.warning("no answer to a held-out prompt: %s", result.detail)
+                logger.warning("no answer to a held-out prompt: %s", result.reason)
+                # What a user's code has said may hold a prompt.
+                logger.debug("no answer to a held-out prompt: %s", result.detail)
                 self._try_again(asked, number, delivery.held)
         except InvalidMessage as error:
             logger.warning("no answer to a held-out prompt: %s", error)

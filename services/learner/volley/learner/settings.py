@@ -223,7 +223,9 @@ class DevicesSettings(Section):
 
 class LoggingSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    format: Literal["json", "text"] = "json"
+    """At DEBUG prompts, completions and what a user's code says may be in the logs."""
+    format: Literal["json", "text"] = "text"
+    """For machines, an object a line, or for people."""
     sample_every: PositiveInt = 10
     """Steps between two sample trajectories in the progress display."""
 

@@ -225,10 +225,17 @@ class Tasks:
                 delivery.number, delivery.held, failure.reason, failure.detail, strike=False
             )
         else:
-            self._try_again(delivery, Delivery.FAILED, f"{failure.reason}: {failure.detail}")
+            logger.debug("failed delivery: %s", failure.detail, extra={"number": failure.number})
+            detail = f"{failure.reason}: {failure.detail}"
+            # What a user's code has said may hold a prompt.
+            self._try_again(delivery, Delivery.FAILED, detail, told=failure.reason)
 
-    def _try_again(self, delivery: redis_stream.Delivery, kind: Delivery, detail: str) -> None:
-        logger.warning("%s delivery", kind, extra={"number": delivery.number, "detail": detail})
+    def _try_again(
+        self, delivery: redis_stream.Delivery, kind: Delivery, detail: str, told: str | None = None
+    ) -> None:
+        """Keep the detail; `told` stands in the log instead of it."""
+        fields = {"number": delivery.number, "detail": told or detail}
+        logger.warning("%s delivery", kind, extra=fields)
         self.ledger.count(kind)
         self._stop_if_nothing_ever_worked(detail)
         self._reissue(delivery.number, delivery.held, kind, detail)

@@ -62,6 +62,14 @@ MetricsPort = Annotated[
     ),
 ]
 MetricsHost = Annotated[str, typer.Option(help="The address that --metrics-port is on.")]
+# As the learner's own variables, so that both can be told in the same words.
+LogFormatOption = Annotated[
+    LogFormat, typer.Option(envvar="VOLLEY_LOGGING__FORMAT", help="For people, or for machines.")
+]
+LogLevelOption = Annotated[
+    LogLevel,
+    typer.Option(envvar="VOLLEY_LOGGING__LEVEL", help="DEBUG shows prompts and completions too."),
+]
 
 VLLM = "Only with --engine vllm"
 TensorParallelSize = Annotated[
@@ -118,8 +126,8 @@ def rollout(
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Sequences sampled at once.")] = 256,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
-    log_format: Annotated[LogFormat, typer.Option()] = LogFormat.JSON,
-    log_level: Annotated[LogLevel, typer.Option()] = LogLevel.INFO,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
     tensor_parallel_size: TensorParallelSize = 1,
     dtype: Dtype = None,
     max_model_len: MaxModelLen = None,

@@ -37,6 +37,7 @@ from volley.rollout.vllm_environment import set_process_variables
 from volley.rollout.weight_sync import WeightSync
 from volley.rollout.worker import Worker
 from volley.schemas.run_spec import ModelFile, RunSpec
+from volley.telemetry.logs import on_every_line
 from volley.telemetry.metrics import WorkerVitals
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.learner_client import (
@@ -173,6 +174,7 @@ def _work(
     leaving: threading.Event,
 ) -> None:
     name = uuid.uuid4().hex
+    on_every_line(worker=lambda: name)
     redis_url = redis_address(settings.redis_url, spec.redis_url)
     outage = Outage("Redis")
     training, evaluation = (
