@@ -90,7 +90,7 @@ volley demo sort --engine transformers
 
 app = typer.Typer(
     help="GRPO post-training for language models as separate processes that scale on their own.",
-    epilog="Try: volley demo",
+    epilog="Try: volley demo. Exit codes and what to do: docs/errors/README.md",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
