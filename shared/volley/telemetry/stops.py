@@ -2,7 +2,8 @@
 
     0 done   2 config or user code   3 environment   4 diverged   5 another learner runs
 
-docs/errors has a page for each code. Raise `Stop` anywhere; `reporting_stops` in a `__main__` turns it into one screen and the code.
+docs/errors has a page for each code. Raise `Stop` anywhere; `reporting_stops` in a `__main__` turns
+it into one screen and the code.
 """
 
 import sys

@@ -162,7 +162,7 @@ def sft(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Fine-tune model.path on the demonstrations of [cold_start], into OUT/model, and no more.
+    """Fine-tune model.path on the demonstrations of section cold_start, into OUT/model.
 
     `volley run` does the same by itself before GRPO. Stopped, it goes on with the same command.
     """
