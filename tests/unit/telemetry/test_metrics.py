@@ -49,7 +49,7 @@ def samples(exposition: bytes) -> dict[str, float]:
 
 def test_a_report_is_told_in_base_units():
     told = samples(expose_status(lambda: FULL))
-    worker = ",worker=0123456789abcdef,host=box,engine=transformers"
+    worker = ",engine=transformers,host=box,worker=0123456789abcdef"
     expected = {
         "volley_run_info,run=sort-1": 1,
         "volley_state,state=waiting": 1,

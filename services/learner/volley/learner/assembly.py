@@ -49,6 +49,7 @@ from volley.learner.weight_store import WeightStore, root_of_tensors
 from volley.schemas.groups import Version
 from volley.schemas.run_spec import EnvironmentSpec, RewardSpec, SamplingSpec
 from volley.schemas.status import LearnerState, StatusReport
+from volley.telemetry.logs import on_every_line
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.redis_stream import (
     LearnerQueue,
@@ -146,6 +147,7 @@ class Learner:
         self._queue = _claim_queue(start.redis_url, folder)
         version = Version(self._queue.epoch, 0)
         self._progress = progress = Progress(folder.run, settings.run.steps, version)
+        on_every_line(step=lambda: progress.version.step)
         self._tasks = Tasks(
             *(prompts, self._queue, limits, _task_rules(settings)),
             *(version, DeadLetters(folder.dead)),
