@@ -7,9 +7,9 @@ import pytest
 from rich.text import Text
 from typer.testing import CliRunner
 
-from tests.builders import make_group, make_trajectory
 from tests.solo_learner import SoloLearner, write_config
-from tests.tiny_models import VOCAB, save_tiny_qwen3
+from tests.three_steps import run_of_three_steps, two_turns
+from tests.tiny_models import save_tiny_qwen3
 from volley.launcher.__main__ import app
 from volley.launcher.trajectories import describe_trajectory, tint
 from volley.learner.step_log import Place
@@ -19,38 +19,10 @@ EVIL = "a\x1b[2Jb"
 """Would clear the screen."""
 
 
-def ids(text: str) -> list[int]:
-    return [VOCAB[letter] for letter in text]
-
-
-def two_turns(number: int, run: str, other_reward: float | None):
-    """A trajectory with an insertion, and one without."""
-    asked = make_trajectory(
-        [1.0],
-        token_ids=[*ids("ask=b"), VOCAB["<eos>"]],
-        inserted=[(3, 4)],
-        sampler_logprobs=[-0.5, -0.25, -2.0, 0.0, -0.125, -1.0],
-        text="ask=b",
-    )
-    trajectories = [
-        msgspec.structs.replace(asked, metrics={"searches": 1.0}),
-        make_trajectory([other_reward], token_ids=ids("no")),
-    ]
-    return make_group(number=number, run=run, prompt_ids=ids("go"), trajectories=trajectories)
-
-
 @pytest.fixture(scope="module")
 def solo(tmp_path_factory):
-    """A run of three steps that goes on: of numbers 0 and 1, of 2 and 3, of 4 and 5."""
-    folder = tmp_path_factory.mktemp("solo")
-    learner = SoloLearner(write_config(folder, save_tiny_qwen3(folder / "model")))
-    run = learner.folder.run
-    learner.take(0, 1)
-    learner.log(two_turns(2, run, 0.0), two_turns(3, run, None))
-    learner.conclude(learner.train())
-    learner.take(4, 5)
-    yield learner
-    learner.die()
+    with run_of_three_steps(tmp_path_factory.mktemp("solo")) as learner:
+        yield learner
 
 
 @pytest.fixture(scope="module")
