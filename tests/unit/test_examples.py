@@ -18,4 +18,4 @@ def test_the_config_in_a_document_loads(document: str, tmp_path: Path):
     (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     config = tmp_path / "config.toml"
     config.write_text(block)
-    assert load_settings(config, environment={}).reward.functions == ("rewards:right",)
+    assert load_settings(config, environment={}).reward.functions == ("rewards:right_and_brief",)
