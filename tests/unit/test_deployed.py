@@ -1,4 +1,4 @@
-"""What deploy/ gives to Prometheus and Grafana: each rule by promtool's own tests, the rest by eye."""
+"""What deploy/ gives to Prometheus and Grafana: each rule by promtool's own tests."""
 
 import itertools
 import json

@@ -77,13 +77,15 @@ def test_a_replay_is_shown_and_is_no_pace():
         progress.show(report_at(5, 0.5))
         progress.show(replaying)
         panel = shown(on).rpartition("step 0 of 300")[2]
-    assert "replay: 3 of 12 logged steps taken again" in panel
+    assert "replaying: 3 of 12 logged steps taken again" in panel
     assert "left" not in panel
 
 
-def test_a_cold_start_is_shown():
+def test_a_cold_start_is_shown_once():
     cold = replace(REPORT, state=LearnerState.COLD_START, cold_start="step 3 of 64, loss 1.234")
-    assert "cold start: step 3 of 64, loss 1.234" in line(cold, None)
+    told = line(cold, None)
+    assert "cold start: step 3 of 64, loss 1.234" in told
+    assert told.count("cold start") == 1
 
 
 def test_a_pipe_gets_a_line_now_and_then():

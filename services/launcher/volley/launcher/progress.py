@@ -126,9 +126,7 @@ def line(report: StatusReport, left_s: float | None) -> str:
 
 def _troubles(report: StatusReport) -> list[str]:
     """What keeps the run from going on as it should."""
-    told = [f"cold start: {report.cold_start}"] if report.cold_start else []
-    told += [f"replay: {report.replay}"] if report.replay else []
-    told += [f"Redis {report.redis}"] if report.redis != "ok" else []
+    told = [f"Redis {report.redis}"] if report.redis != "ok" else []
     return told + ([f"disk {report.disk}"] if report.disk != "ok" else [])
 
 
@@ -140,8 +138,14 @@ def _figures(report: StatusReport) -> list[str]:
         f"samples/s {number(report, 'samples_per_s', 0)}",
         f"workers {len(report.workers)}",
         f"queue {waiting}/{report.places}",
-        report.state.value,
+        _state(report),
     ]
+
+
+def _state(report: StatusReport) -> str:
+    """What the learner is at, and how far it has come with that."""
+    how_far = report.cold_start or report.replay
+    return f"{report.state}: {how_far}" if how_far else report.state.value
 
 
 def number(report: StatusReport, metric: str, decimals: int = 3) -> str:
