@@ -126,7 +126,9 @@ def line(report: StatusReport, left_s: float | None) -> str:
 
 def _troubles(report: StatusReport) -> list[str]:
     """What keeps the run from going on as it should."""
-    told = [f"Redis {report.redis}"] if report.redis != "ok" else []
+    how_far = report.cold_start or report.replay
+    told = [f"{report.state}: {how_far}"] if how_far else []
+    told += [f"Redis {report.redis}"] if report.redis != "ok" else []
     return told + ([f"disk {report.disk}"] if report.disk != "ok" else [])
 
 
@@ -138,14 +140,9 @@ def _figures(report: StatusReport) -> list[str]:
         f"samples/s {number(report, 'samples_per_s', 0)}",
         f"workers {len(report.workers)}",
         f"queue {waiting}/{report.places}",
-        _state(report),
+        # What takes long before the loop is told with how far it is.
+        *([] if report.cold_start or report.replay else [report.state.value]),
     ]
-
-
-def _state(report: StatusReport) -> str:
-    """What the learner is at, and how far it has come with that."""
-    how_far = report.cold_start or report.replay
-    return f"{report.state}: {how_far}" if how_far else report.state.value
 
 
 def number(report: StatusReport, metric: str, decimals: int = 3) -> str:
