@@ -78,7 +78,8 @@ def watched(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     find_program("prometheus")
     folder = tmp_path_factory.mktemp("watched")
     config = write_run(folder, WATCHED, TALKATIVE_REWARDS)
-    (folder / "held_out.jsonl").write_text('{"prompt": "sort dg=>", "answer": "dg"}\n')
+    rows = [{"prompt": f"sort {letters}=>"} for letters in ("dg", "ae")]
+    (folder / "held_out.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.MonkeyPatch.context() as patch, RedisServer(folder / "redis") as redis:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("TRACKIO_DIR", str(folder / "trackio"))

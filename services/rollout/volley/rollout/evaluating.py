@@ -33,12 +33,14 @@ class Evaluating:
         self._queue, self._leases = stream.queue, stream.leases
         self._scoring, self._intake = stream.scoring, stream.intake
         self._root: str | None = None
+        """Of the weights that serve, if they are evaluated."""
+        self._keeps_weights = False
         self._sampling: dict[str, LeasedTask] = {}
 
     @property
     def keeps_weights(self) -> bool:
         """There may be more prompts for the weights that serve."""
-        return self._root is not None
+        return self._keeps_weights
 
     @property
     def is_sampling(self) -> bool:
@@ -51,17 +53,21 @@ class Evaluating:
     def begin(self, serving: Manifest) -> None:
         """Another version serves."""
         self._root = serving.root if serving.evaluate else None
+        self._keeps_weights = serving.evaluate
 
     def take(self, limit: int) -> bool:
-        """Whether there were prompts, of which at most `limit` are being answered now."""
+        """Whether there were prompts, of which at most `limit` are being answered now.
+
+        What has failed is asked once more, maybe after the others are answered: so this looks for
+        prompts as long as the same weights serve, even if it does not keep them for that.
+        """
         if self._root is None:
             return False
         taken = self._intake.take(limit, block_s=0.0)
         for leased in taken:
             self._leases.add(leased)
             self._start(leased)
-        if not taken and not self._sampling:
-            self._root = None
+        self._keeps_weights = bool(taken or self._sampling) and self._root is not None
         return bool(taken)
 
     def split(self, step: EpisodesStep) -> EpisodesStep:
