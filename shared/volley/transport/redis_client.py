@@ -91,8 +91,8 @@ def connect(url: str) -> redis.Redis:
     except ValueError:
         # Not in its words: they repeat parts of the address, of a password with a slash for one.
         raise QueueMisconfigured(
-            "queue.redis_url is no address of a Redis: write it as redis://[:password@]host:port/0,"
-            " with %2F for a slash in the password, and so on"
+            "queue.redis_url or VOLLEY_REDIS_URL is no address of a Redis: write it as "
+            "redis://[:password@]host:port/0, with %2F for a slash in the password, and so on"
         ) from None
 
 

@@ -126,7 +126,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, verb):
         (("--set", "sampling.temperature=0.5"), "--set sampling.temperature: the groups were"),
         (("--set", "optim.learning_rat=1"), "did you mean optim.learning_rate?"),
         (("--set", "optim.learning_rate"), "write it as section.key=value"),
-        (("--set", "optim.learning_rate=-1"), "optim.learning_rate: "),
+        (("--set", "optim.learning_rate=-1"), "optim.learning_rate = -1: should be greater than 0"),
     ],
 )
 def test_options_that_make_no_sense_are_said(folder, options, message):

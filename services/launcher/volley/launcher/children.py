@@ -6,8 +6,10 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from volley.launcher.parent_death import die_with_parent
+from volley.learner.run_folder import explaining_run_folder
 from volley.telemetry.stops import ERROR_PREFIX, ExitCode, Stop
 
 QUICK_DEATH_S = 20.0
@@ -55,8 +57,7 @@ class Child:
 
     def start(self) -> subprocess.Popen[str]:
         """Run it, its standard error at the end of the log."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a", encoding="utf-8") as log:
+        with self._open_log() as log:
             self._process = subprocess.Popen(
                 self.arguments,
                 stdin=subprocess.DEVNULL,
@@ -70,6 +71,12 @@ class Child:
         self._started_s = time.monotonic()
         self.exit_code = None
         return self._process
+
+    def _open_log(self) -> TextIO:
+        """To be written on at its end; raises Stop where there can be none."""
+        with explaining_run_folder(self.log.parents[1]):
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            return self.log.open("a", encoding="utf-8")
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens to a process that has ended."""

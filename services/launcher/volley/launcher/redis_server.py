@@ -16,6 +16,7 @@ from typing import Self
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from volley.launcher.parent_death import die_with_parent
+from volley.learner.run_folder import explaining_run_folder
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.redis_client import QueueError, RedisClient
 
@@ -132,7 +133,8 @@ class RedisServer:
         """Keep others from these data: two servers would each append to what the other wrote."""
         if self._lock is not None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with explaining_run_folder(self._folder.parent):
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self._folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -153,15 +153,19 @@ class Policy:
         """A chat as the tokenizer's template writes it; raises InvalidChat."""
         if self._tokenizer.chat_template is None:
             raise InvalidChat(
-                "there are chat messages, and the tokenizer has no chat "
-                "template: give prompts as text, or use an instruction-tuned model"
+                "the tokenizer of model.path has no chat template, and there are chat messages: "
+                "give prompts as text, or use an instruction-tuned model, or set "
+                "model.chat_template"
             )
         try:
             text = self._apply_chat_template(
                 messages, add_generation_prompt=add_generation_prompt, tokenize=False
             )
         except TemplateError as error:
-            raise InvalidChat(f"the chat template refuses these messages: {error}") from error
+            raise InvalidChat(
+                f"the chat template of model.path refuses these messages: {error}: write them as "
+                "it expects, or set model.chat_template to another one"
+            ) from error
         assert isinstance(text, str), "one chat has one text"
         return text
 

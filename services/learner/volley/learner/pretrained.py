@@ -31,6 +31,10 @@ from volley.telemetry.stops import ExitCode, Stop
 
 CHECKPOINTING_FROM_NUM_PARAMETERS = 1_000_000_000
 MESSAGE_LENGTH = 300
+GIVE = (
+    "give the folder of a causal language model with its tokenizer, as save_pretrained writes it, "
+    "or a model id that this machine can fetch"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +51,7 @@ def load_pretrained(settings: ModelSettings, device: str) -> Pretrained:
     """The model that the settings name; raises Stop saying what it lacks."""
     disable_progress_bar()
     if settings.path.startswith(("/", ".", "~")) and not Path(settings.path).is_dir():
-        raise Stop(ExitCode.CONFIG, f"model.path: there is no folder {settings.path}")
+        raise Stop(ExitCode.CONFIG, f"model.path: there is no folder {settings.path}: {GIVE}")
     with _explaining(settings):
         config = AutoConfig.from_pretrained(settings.path, revision=settings.revision)
         tokenizer = _load_tokenizer(settings)
@@ -95,7 +99,8 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise Stop(
-            ExitCode.CONFIG, f"device {name} cannot be used: {reason}: use cpu or auto"
+            ExitCode.CONFIG,
+            f"devices.learner: device {name} cannot be used: {reason}: use cpu or auto",
         ) from error
     return device
 
@@ -128,14 +133,21 @@ def _no_tokenizer(path: str) -> Stop:
 
 
 def _load_model(settings: ModelSettings, config: PretrainedConfig) -> PreTrainedModel:
-    loaded = AutoModelForCausalLM.from_pretrained(
-        settings.path,
-        revision=settings.revision,
-        config=config,
-        dtype=getattr(torch, settings.dtype),
-        attn_implementation=settings.attn_implementation,
-        output_loading_info=True,
-    )
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            settings.path,
+            revision=settings.revision,
+            config=config,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation=settings.attn_implementation,
+            output_loading_info=True,
+        )
+    except ImportError as error:
+        raise Stop(
+            ExitCode.CONFIG,
+            f"model.attn_implementation = {settings.attn_implementation!r}: {error}: "
+            "install what it needs, or set it to sdpa",
+        ) from error
     # The annotation does not know of output_loading_info.
     model, loading = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
     if loading["missing_keys"]:
@@ -157,9 +169,7 @@ def _explaining(settings: ModelSettings) -> Iterator[None]:
         reason = str(error).partition("\n")[0][:MESSAGE_LENGTH]
         raise Stop(
             ExitCode.CONFIG,
-            f"model.path: {settings.path} cannot be used: {reason}\n"
-            "Give the folder of a causal language model with its tokenizer, as save_pretrained "
-            "writes it, or a model id that this machine can fetch.",
+            f"model.path: {settings.path} cannot be used: {reason}\n{GIVE}",
         ) from error
 
 

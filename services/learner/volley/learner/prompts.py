@@ -65,8 +65,16 @@ def read_rows(data: Path, key: str = "data.train") -> list[Row]:
     """The rows of the JSONL file under `key`; raises Stop naming the line of what is wrong."""
     try:
         lines = data.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Stop(ExitCode.CONFIG, f"{key}: cannot read {data}: {error}") from error
+    except OSError as error:
+        raise Stop(
+            ExitCode.CONFIG,
+            f"{key}: cannot read {data}: {error.strerror}: name a JSONL file, by its path from the "
+            "config file",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise Stop(
+            ExitCode.CONFIG, f"{key}: cannot read {data}: {error}: save it as UTF-8"
+        ) from error
     rows = [
         _read_row(f"{data}:{index}", line)
         for index, line in enumerate(lines, start=1)
@@ -84,6 +92,12 @@ def tokenise_rows(
 
     `max_prompt_length` is what the context leaves beside max_completion_length, in tokens.
     """
+    if max_prompt_length < 1:
+        raise Stop(
+            ExitCode.CONFIG,
+            "sampling.max_completion_length leaves no room for a prompt in the model's context: "
+            f"lower it by more than {-max_prompt_length}",
+        )
     prompts: list[Prompt] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         some = rows[start : start + ROWS_AT_ONCE]
@@ -99,19 +113,23 @@ def _read_row(place: str, line: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise Stop(ExitCode.CONFIG, f"{place}: not JSON: {error}") from error
+        raise Stop(
+            ExitCode.CONFIG, f"{place}: not JSON: {error}: write one object a line"
+        ) from error
     if not isinstance(row, dict):
-        raise Stop(ExitCode.CONFIG, f"{place}: not an object: write {{'prompt': ...}}")
+        raise Stop(ExitCode.CONFIG, f'{place}: not an object: write {{"prompt": ...}}')
     if "prompt" not in row:
         columns = ", ".join(row) or "none"
         raise Stop(
-            ExitCode.CONFIG, f"{place}: column 'prompt' is missing (columns here: {columns})"
+            ExitCode.CONFIG,
+            f"{place}: column 'prompt' is missing (columns here: {columns}): give every line one",
         )
     prompt = row.pop("prompt")
     if not (isinstance(prompt, str) or _is_chat(prompt)) or not prompt:
         raise Stop(
             ExitCode.CONFIG,
-            f"{place}: 'prompt' must be text or a list of {{'role', 'content'}} messages",
+            f"{place}: 'prompt' must be text or a list of messages, each with text in 'role' and "
+            "'content'",
         )
     return Row(place, prompt, row)
 

@@ -27,6 +27,8 @@ runs/<name>-<UTC time>/
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import tomli_w
@@ -67,6 +69,19 @@ def is_finished(folder: Path) -> bool:
     return isinstance(summary, dict) and summary.get("state") == "finished"
 
 
+@contextmanager
+def explaining_run_folder(path: Path) -> Iterator[None]:
+    """Raise Stop for a folder in which nothing can be written."""
+    try:
+        yield
+    except OSError as error:
+        raise Stop(
+            ExitCode.ENVIRONMENT,
+            f"run folder {path}: {error.strerror}: choose another with run.folder or "
+            "--run-folder, or make this one writable",
+        ) from error
+
+
 def _is_begun(folder: Path) -> bool:
     return (folder / "run.json").exists() or (folder / "cold_start" / "cold_start.json").exists()
 
@@ -93,16 +108,10 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        try:
+        with explaining_run_folder(path):
             for folder in (self.weights, self.trajectories, self.checkpoints, self._configs):
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.path, "start another run with --fresh")
-        except OSError as error:
-            raise Stop(
-                ExitCode.ENVIRONMENT,
-                f"run folder {path}: {error.strerror}: choose another with run.folder or "
-                "--run-folder, or make this one writable",
-            ) from error
 
     @property
     def run(self) -> str:

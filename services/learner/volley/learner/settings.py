@@ -5,18 +5,18 @@ Keys follow TRL's GRPOConfig where it has one. Whatever is wrong raises Settings
 the key and the fix.
 """
 
-import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic.fields import FieldInfo
 
 from volley.learner.alarm_settings import AlarmsSettings
 from volley.learner.cold_start_settings import ColdStartSettings
+from volley.learner.complaints import Sections, explain, nearest
 from volley.learner.environment_settings import EnvironmentSettings
 from volley.learner.evaluation_settings import EvaluationSettings
 from volley.learner.keeping_settings import CheckpointSettings, WeightsSettings
@@ -293,16 +293,16 @@ def load_settings(
     tree = _read_toml(config)
     for name, value in environment.items():
         if name.startswith("VOLLEY_") and name not in PROCESS_VARIABLES:
-            _overlay(tree, name, name.removeprefix("VOLLEY_").lower().split("__"), value)
+            _overlay(tree, _key_of_variable(name), value)
     for override in overrides:
-        key, equals, value = override.partition("=")
+        name, equals, value = override.partition("=")
         if not equals:
             raise SettingsError(f"--set {override}: write it as section.key=value")
-        _overlay(tree, f"--set {override}", key.strip().split("."), value.strip())
+        _overlay(tree, _key_of_option(override, name.strip()), value.strip())
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        raise SettingsError(_explain(config, error)) from error
+        raise SettingsError(f"{config}:\n{explain(error, SECTIONS)}") from error
     return _read_own_loss(_resolve_paths(settings, config.parent.resolve()), config.parent)
 
 
@@ -312,15 +312,38 @@ def _read_toml(config: Path) -> Tree:
     except OSError as error:
         raise SettingsError(f"{config}: {error.strerror}: give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{config}: not TOML: {error}") from error
+        raise SettingsError(f'{config}: not TOML: {error}: mend it (text is "quoted")') from error
 
 
-def _overlay(tree: Tree, origin: str, path: list[str], text: str) -> None:
+def _key_of_variable(name: str) -> tuple[str, str]:
+    """Section and key that a variable sets."""
+    keys = {f"VOLLEY_{section}__{key}".upper(): (section, key) for section, key in _all_keys()}
+    if name not in keys:
+        known = (*PROCESS_VARIABLES, *keys)
+        raise SettingsError(f"{name}: no such setting{nearest(name, known)}")
+    return keys[name]
+
+
+def _key_of_option(override: str, name: str) -> tuple[str, str]:
+    """Section and key that `--set` names."""
+    section, _, key = name.partition(".")
+    if key in SECTIONS.get(section, ()):
+        return section, key
+    if key and section in SECTIONS:
+        # Its name, beside the others', would make all of its own keys look alike.
+        hint = nearest(key, SECTIONS[section], prefix=f"{section}.")
+    else:
+        hint = nearest(name, (f"{section}.{key}" for section, key in _all_keys()))
+    raise SettingsError(f"--set {override}: no such setting{hint}")
+
+
+def _all_keys() -> Iterator[tuple[str, str]]:
+    return ((section, key) for section, keys in SECTIONS.items() for key in keys)
+
+
+def _overlay(tree: Tree, path: tuple[str, str], text: str) -> None:
     """Put `text` into `tree` at [section, key], read as TOML where it is TOML."""
-    section_name, key = [*path, "", ""][:2]
-    if len(path) != 2 or key not in _keys_of(section_name):
-        known = [f"{name}.{key}" for name in Settings.model_fields for key in _keys_of(name)]
-        raise SettingsError(f"{origin}: no such setting{_nearest('.'.join(path), known)}")
+    section_name, key = path
     try:
         value: object = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -330,34 +353,14 @@ def _overlay(tree: Tree, origin: str, path: list[str], text: str) -> None:
         section[key] = value
 
 
-def _keys_of(section_name: str) -> list[str]:
-    field = Settings.model_fields.get(section_name)
-    for kind in (field.annotation, *get_args(field.annotation)) if field else ():
-        if isinstance(kind, type) and issubclass(kind, Section):
-            return list(kind.model_fields)
-    return []
+def _keys_of(field: FieldInfo) -> list[str]:
+    """Of the section that the field is, or may be."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    [section] = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
+    return list(section.model_fields)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean {close[0]}?" if close else ""
-
-
-def _explain(config: Path, error: ValidationError) -> str:
-    lines = [_explain_one(detail) for detail in error.errors()]
-    return "\n".join([f"{config}:", *(f"  {line}" for line in lines)])
-
-
-def _explain_one(detail: ErrorDetails) -> str:
-    path = [str(part) for part in detail["loc"]]
-    key = ".".join(path)
-    if detail["type"] == "extra_forbidden":
-        known = list(Settings.model_fields) if len(path) == 1 else _keys_of(path[0])
-        return f"{key}: no such key{_nearest(path[-1], known)}"
-    if detail["type"] == "missing":
-        return f"{key}: is needed"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
+SECTIONS: Sections = {name: _keys_of(field) for name, field in Settings.model_fields.items()}
 
 
 def _resolve_paths(settings: Settings, folder: Path) -> Settings:

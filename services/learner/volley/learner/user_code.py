@@ -23,10 +23,13 @@ def hash_user_code(key: str, name: str, builtin: Collection[str], code_folder: P
                 "write your own as module:name",
             )
         return None
+    if module.endswith(".py"):
+        fix = f"write it as {module.removesuffix('.py')}:{wanted}"
+        raise Stop(ExitCode.CONFIG, f"{key}: {name!r} names a file and not a module: {fix}")
     path = code_folder / f"{module.replace('.', '/')}.py"
     try:
         content = path.read_bytes()
-        tree = ast.parse(content)
+        tree = ast.parse(content, path)
     except OSError as error:
         raise Stop(
             ExitCode.CONFIG,
@@ -36,7 +39,8 @@ def hash_user_code(key: str, name: str, builtin: Collection[str], code_folder: P
     except (SyntaxError, ValueError) as error:
         raise Stop(ExitCode.CONFIG, f"{key}: {path} is not Python: {error}") from error
     if wanted not in _top_level_names(tree):
-        raise Stop(ExitCode.CONFIG, f"{key}: {path} has no {wanted!r}")
+        there_is = ", ".join(sorted(_top_level_names(tree))) or "nothing"
+        raise Stop(ExitCode.CONFIG, f"{key}: {path} has no {wanted!r}: it has {there_is}")
     return hash_bytes(content)
 
 

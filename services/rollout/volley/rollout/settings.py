@@ -99,7 +99,9 @@ def read_token(environment: Mapping[str, str] = os.environ) -> str:
             ) from error
     if not token:
         raise Stop(
-            ExitCode.CONFIG, "set VOLLEY_TOKEN (or VOLLEY_TOKEN_FILE) to the token of the learner"
+            ExitCode.CONFIG,
+            "set VOLLEY_TOKEN (or VOLLEY_TOKEN_FILE) to the token of the learner, which is in its "
+            "run folder",
         )
     return token
 
@@ -108,7 +110,9 @@ def check_learner_url(url: str) -> str:
     """The URL itself; raises Stop where it is none."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Stop(ExitCode.CONFIG, f"--learner {url}: write it as http://HOST:PORT")
+        raise Stop(
+            ExitCode.CONFIG, f"{url} is no address of a learner: write it as http://HOST:PORT"
+        )
     return url
 
 
