@@ -147,7 +147,6 @@ class Learner:
         self._queue = _claim_queue(start.redis_url, folder)
         version = Version(self._queue.epoch, 0)
         self._progress = progress = Progress(folder.run, settings.run.steps, version)
-        on_every_line(step=lambda: progress.version.step)
         self._tasks = Tasks(
             *(prompts, self._queue, limits, _task_rules(settings)),
             *(version, DeadLetters(folder.dead)),
@@ -161,8 +160,7 @@ class Learner:
         )
         self._alarms = Alarms(settings.alarms)
         self._evaluations = self._make_evaluations(_tokenised(inputs.held_out, policy, settings))
-        self._trackers = Trackers.of(start.settings, folder)
-        self._record = Record(folder, progress, prompts, self._trackers)
+        self._record = Record(folder, progress, prompts, Trackers.of(start.settings, folder))
         disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
         publisher = Publisher(policy, store)
         self._loop = Loop(
@@ -174,18 +172,18 @@ class Learner:
             *(settings, policy, store, folder.run, inputs.rewards, environment),
             *(start.code_folder, start.redis_url),
         )
-        self._served = Served(
-            *(folder.path, store, self._report, control, spec, self._queue.dismiss),
-        )
+        parts = (folder.path, store, self._report, control, spec, self._queue.dismiss)
+        self._served = Served(*parts)
 
     def run(self) -> None:
         """Go on where the run had come to, until its end or until told to stop."""
         folder = self._start.folder
         evaluations = self._evaluations
+        on_every_line(step=lambda: self._progress.version.step)
         with (
             closing(self._queue),
             closing(evaluations) if evaluations else nullcontext(),
-            closing(self._trackers),
+            closing(self._record),
             self._serving(),
         ):
             if not self._resume():

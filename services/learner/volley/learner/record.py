@@ -137,6 +137,10 @@ class Record:
             },
         )
 
+    def close(self) -> None:
+        """Let the trackers finish."""
+        self._trackers.close()
+
     def _evaluations_in_short(self) -> dict[str, object]:
         """The last one and the best one, of a run that is evaluated."""
         lines = self._evaluations.read()
