@@ -154,10 +154,8 @@ class Learner:
         self._update = Update(policy, settings)
         self._store = store = WeightStore(folder.weights, folder.run, settings.weights.keep)
         self._history = History(folder, settings.checkpoint, fingerprints)
-        self._replay = Replay(
-            *(policy, self._update, limits),
-            lambda config: recorded_settings(folder.config(config), settings),
-        )
+        recorded = partial(_recorded, folder, settings)
+        self._replay = Replay(policy, self._update, limits, recorded)
         self._alarms = Alarms(settings.alarms)
         self._evaluations = self._make_evaluations(_tokenised(inputs.held_out, policy, settings))
         self._record = Record(folder, progress, prompts, Trackers.of(start.settings, folder))
@@ -168,12 +166,7 @@ class Learner:
             *(self._history, disk, self._alarms, self._evaluations, self._record),
             *(progress, control, stopping),
         )
-        spec = describe_run(
-            *(settings, policy, store, folder.run, inputs.rewards, environment),
-            *(start.code_folder, start.redis_url),
-        )
-        parts = (folder.path, store, self._report, control, spec, self._queue.dismiss)
-        self._served = Served(*parts)
+        self._served = self._make_served(inputs.rewards, environment, control)
 
     def run(self) -> None:
         """Go on where the run had come to, until its end or until told to stop."""
@@ -216,6 +209,20 @@ class Learner:
         if self._evaluations:
             self._evaluations.resume(self._record.resume_evaluations())
         return True
+
+    def _make_served(
+        self,
+        rewards: tuple[RewardSpec, ...],
+        environment: EnvironmentSpec | None,
+        control: Control,
+    ) -> Served:
+        start, store = self._start, self._store
+        spec = describe_run(
+            *(self._settings, self._policy, store, start.folder.run, rewards, environment),
+            *(start.code_folder, start.redis_url),
+        )
+        parts = (start.folder.path, store, self._report, control, spec, self._queue.dismiss)
+        return Served(*parts)
 
     def _make_evaluations(self, held_out: Prompts) -> Evaluations | None:
         settings, policy, folder = self._settings, self._policy, self._start.folder
@@ -283,6 +290,11 @@ def _remembering_divergence(folder: RunFolder) -> Iterator[None]:
         if stop.code is ExitCode.DIVERGED:
             folder.remember_divergence(stop.message)
         raise
+
+
+def _recorded(folder: RunFolder, settings: Settings, config_hash: str) -> Settings:
+    """What a step was taken under, on this machine."""
+    return recorded_settings(folder.config(config_hash), settings)
 
 
 def _tokenised(rows: Sequence[Row], policy: Policy, settings: Settings) -> Prompts:
