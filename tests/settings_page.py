@@ -18,10 +18,17 @@ def page_with_tables(page: str) -> str:
     return "\n".join([written + BEGINNING, *map(_table, Settings.model_fields)])
 
 
+def keys_of(name: str) -> dict[str, FieldInfo]:
+    """Of a section; empty where there is none of that name."""
+    if name not in Settings.model_fields:
+        return {}
+    kinds = _alternatives(Settings.model_fields[name])
+    return next(kind for kind in kinds if issubclass(kind, Section)).model_fields
+
+
 def _table(name: str) -> str:
     field = Settings.model_fields[name]
-    section = next(kind for kind in _alternatives(field) if issubclass(kind, Section))
-    rows = [_row(key, one) for key, one in section.model_fields.items()]
+    rows = [_row(key, one) for key, one in keys_of(name).items()]
     optional = "" if field.is_required() or field.default is not None else ", if there is one"
     return "\n".join(
         [f"### [{name}]{optional}\n", "| key | default | |", "|---|---|---|", *rows, ""]

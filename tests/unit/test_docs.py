@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from tests.builders import make_group
-from tests.settings_page import PAGE, page_with_tables
+from tests.settings_page import PAGE, keys_of, page_with_tables
 from volley.launcher.__main__ import app
 from volley.launcher.doctor_memory import CONTEXT_BYTES, VLLM_KV_BYTES
 from volley.launcher.sizing import (
@@ -23,7 +23,7 @@ from volley.launcher.sizing import (
     learner_bytes,
     weight_bytes,
 )
-from volley.learner.settings import Settings, _keys_of
+from volley.learner.settings import Settings
 from volley.schemas.codec import encode
 from volley.schemas.groups import (
     StopReason,
@@ -89,7 +89,7 @@ def test_every_config_key_exists(document: Path):
 def test_every_config_is_one(document: Path):
     for block in re.findall(r"```toml\n(.*?)```", document.read_text(), re.DOTALL):
         for section, content in tomllib.loads(block).items():
-            assert set(content) <= set(_keys_of(section)), (section, content)
+            assert set(content) <= set(keys_of(section)), (section, content)
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/errors/*-*.md")), ids=lambda p: p.stem)
@@ -212,7 +212,7 @@ def keys_in(text: str) -> Iterator[str]:
 
 def is_key(name: str) -> bool:
     section, _, key = name.partition(".")
-    return key in _keys_of(section)
+    return key in keys_of(section)
 
 
 def is_said(message: str) -> bool:
