@@ -1,5 +1,5 @@
 #!/bin/sh
-# Put token and redis_password where the other containers read them: copies of one's own, if
+# Put token, admin_token and redis_password where the other containers read them: copies of one's own, if
 # VOLLEY_SECRETS names the folder that is mounted here as /given, else random ones, made once.
 set -eu
 
@@ -18,7 +18,7 @@ check() {
   esac
 }
 
-for name in token redis_password; do
+for name in token admin_token redis_password; do
   if [ -n "$VOLLEY_SECRETS" ]; then
     check "/given/$name"
     cat "/given/$name" >"/secrets/$name"

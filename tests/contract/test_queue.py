@@ -204,6 +204,13 @@ def test_reports_are_seen_until_they_expire(learner, worker, other_worker, raw, 
     assert raw.smembers(f"volley:{{{run_name}}}:workers") == {b"anna"}
 
 
+def test_a_worker_hears_with_its_report_that_it_is_to_leave(learner, worker, other_worker):
+    assert not worker.report(b"I am anna", expires_s=60)
+    learner.dismiss("anna")
+    assert worker.report(b"I am anna", expires_s=60)
+    assert not other_worker.report(b"I am bert", expires_s=60)
+
+
 def test_a_worker_that_leaves_is_forgotten(learner, worker, raw, run_name):
     worker.report(b"I am anna", expires_s=60)
     learner.issue({1: b""})

@@ -2,11 +2,11 @@
 
     LearnerError
       LearnerUnavailable    not there, cut off, or not able to answer now: try again
-      LearnerRefused        the token is wrong
+      LearnerRefused        the token is wrong, or the order
       LearnerIncompatible   something answers, but not a learner of this version
       CorruptBlob           the bytes are not those that their hash names
 
-Everything is a GET, so everything may be repeated; when to try again is the caller's decision.
+All but `command` is a GET, so it may be repeated; when to try again is the caller's decision.
 The token travels in a header only: it is in no URL, no message and no log.
 """
 
@@ -40,7 +40,7 @@ class LearnerUnavailable(LearnerError):
 
 
 class LearnerRefused(LearnerError):
-    """The learner does not know this token."""
+    """The learner does not know this token, or not for this."""
 
 
 class LearnerIncompatible(LearnerError):
@@ -89,6 +89,18 @@ class LearnerClient:
     def status(self) -> StatusReport:
         """The run at a glance."""
         return _decode(self._get("/v1/status"), StatusReport)
+
+    def command(self, path: str) -> str:
+        """Give an order, for which the token must be the admin's; what happens now, in words."""
+        try:
+            response = self._pool.request("POST", f"{self._url}{path}", headers=self._headers)
+        except HTTPError as error:
+            raise self._unavailable(error) from error
+        detail = _decode(response.data, _Detail).detail
+        if response.status == 202:
+            return detail
+        refusal = LearnerUnavailable if response.status >= 500 else LearnerRefused
+        raise refusal(f"the learner at {self._url}: {detail}")
 
     def fetch_blob(self, blob: Blob, into: bytearray) -> None:
         """Fill `into`, which has the blob's length, with the blob's bytes, verified.
@@ -184,6 +196,12 @@ class LearnerClient:
 
 class _Head(msgspec.Struct):
     schema_version: int
+
+
+class _Detail(msgspec.Struct):
+    """Of what was accepted, or of a problem."""
+
+    detail: str
 
 
 def _decode(body: bytes, kind: type[_Answer]) -> _Answer:

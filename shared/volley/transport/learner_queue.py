@@ -22,6 +22,8 @@ MAX_COLLECTED = 64
 """Results taken in one go."""
 COLLECT_SLICE_S = 1.0
 """Longest wait for results in one go: a FLUSHALL wakes no reader, so the marker is looked at."""
+DISMISSED_S = 600
+"""A worker that does not report for so long is gone anyway."""
 
 _Answer = TypeVar("_Answer")
 
@@ -184,6 +186,13 @@ class LearnerQueue:
             if report is None:
                 forget_worker(self._redis, self._run, worker)
         return [report for report in reports.values() if isinstance(report, bytes)]
+
+    def dismiss(self, worker: str) -> None:
+        """Let a worker leave when it reports next, in DISMISSED_S at the latest."""
+        with self._redis.translating():
+            self._redis.commands.set(
+                run_key(self._run, f"dismissed:{worker}"), b"", ex=DISMISSED_S
+            )
 
     def duplicates(self) -> int:
         """Results that came too late or twice, at least."""

@@ -25,6 +25,8 @@ unless it says so:
     workers          set      who has a report                                     workers; the
                                                                                    learner tidies
     report:<worker>  string   a worker's word about itself; expires                that worker
+    dismissed:       string   there while that worker is told to leave; expires    learner
+      <worker>
 
 Held-out prompts travel in a second set of these keys, under `{RUN}:evaluation`.
 

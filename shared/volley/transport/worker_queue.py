@@ -81,12 +81,14 @@ class WorkerQueue:
         )
         return accepted == 1
 
-    def report(self, status: bytes, expires_s: float) -> None:
-        """Let `status` be seen by LearnerQueue.reports for `expires_s`."""
-        report = run_key(self._run, f"report:{self._worker}")
+    def report(self, status: bytes, expires_s: float) -> bool:
+        """Let `status` be seen by LearnerQueue.reports for `expires_s`; True when told to leave."""
+        names = (f"report:{self._worker}", "workers", f"dismissed:{self._worker}")
+        report, workers, dismissed = (run_key(self._run, name) for name in names)
         with self._redis.translating():
             self._redis.commands.set(report, status, px=round(expires_s * 1000))
-            self._redis.commands.sadd(run_key(self._run, "workers"), self._worker)
+            self._redis.commands.sadd(workers, self._worker)
+            return bool(self._redis.commands.exists(dismissed))
 
     def forget(self) -> None:
         """Remove this worker's traces; what it still holds stays until the learner reissues it."""

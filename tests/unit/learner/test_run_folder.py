@@ -130,9 +130,10 @@ def test_the_next_process_leaves_nothing_of_what_one_that_died_was_writing(tmp_p
     folder.close()
 
 
-def test_only_the_owner_reads_the_token(tmp_path):
+def test_only_the_owner_reads_the_tokens(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.write_server("http://127.0.0.1:1", "secret")
+    folder.write_server("http://127.0.0.1:1", "secret", "more-secret")
+    assert (folder.path / "admin_token").stat().st_mode & 0o777 == 0o600
     assert (folder.path / "token").stat().st_mode & 0o777 == 0o600
     assert (folder.path / "server.json").stat().st_mode & 0o777 == 0o644
     folder.close()

@@ -9,6 +9,7 @@ import typer
 import volley.launcher.dead
 import volley.learner.__main__
 import volley.rollout.__main__
+from volley.launcher.commands import add_commands
 from volley.telemetry.logs import set_up_logs
 from volley.telemetry.stops import reporting_stops
 
@@ -151,6 +152,7 @@ def run(
 app.command(epilog=volley.learner.__main__.EXAMPLES)(volley.learner.__main__.learner)
 app.command(epilog=volley.rollout.__main__.EXAMPLES)(volley.rollout.__main__.rollout)
 app.add_typer(volley.launcher.dead.app, name="dead")
+add_commands(app)
 
 
 @app.command(epilog=SFT_EXAMPLES)

@@ -195,10 +195,13 @@ class Run:
                     return True
 
     def _judge(self, learner: Child, was_told: bool) -> None:
-        """Raise what the end of the learner means; return if it took all its steps."""
+        """Raise what the end of the learner means; return if it took all its steps.
+
+        One that was told to stop over HTTP has done so as if the command had been told.
+        """
         if learner.exit_code not in (ENDS_WHEN_TOLD if was_told else (ExitCode.DONE,)):
             raise learner.reason()
-        if was_told:
+        if was_told or not is_finished(self._plan.folder):
             raise Interrupted
 
     @contextmanager
@@ -238,6 +241,7 @@ class Run:
         if self._url is not None:
             return
         self._url = url
+        self._progress.note(f"page {url}/ (volley page opens it)")
         learner.arguments = self._learner_command(
             *self._plan.overrides, f"server.port={urlsplit(url).port}"
         )
@@ -248,33 +252,21 @@ class Run:
             self._supervisor.start(worker)
 
     def _worker(self, index: int, device: str, url: str) -> Child:
-        settings = self._plan.settings
-        options = {
-            "--learner": url,
-            "--device": device,
-            "--threads": str(settings.devices.threads),
-            "--engine": engine_of(settings.devices.engine),
-            "--code": str(self._plan.config.parent),
-            "--log-format": settings.logging.format,
-            "--log-level": settings.logging.level,
-        }
+        plan = self._plan
         return Child(
             f"rollout-{index}",
-            [*ROLLOUT, *chain.from_iterable(options.items()), *settings.devices.rollout_options],
-            self._plan.folder / "logs" / f"rollout-{index}.log",
+            [*ROLLOUT, *worker_options(plan.settings, plan.config.parent, device, url)],
+            plan.folder / "logs" / f"rollout-{index}.log",
             self._environment(),
         )
 
     def _environment(self) -> dict[str, str]:
-        return {
-            "VOLLEY_TOKEN": self._plan.token,
-            "OMP_NUM_THREADS": str(self._plan.settings.devices.threads),
-            "TOKENIZERS_PARALLELISM": "false",
-        }
+        return environment_of(self._plan.settings, self._plan.token)
 
     def _start_again(self, child: Child) -> None:
         """Do so after a pause, unless it left in peace; raises its Stop where that is no use."""
         if child.exit_code == ExitCode.DONE:
+            self._progress.note(f"{child.name} has left")
             return
         pause_s = child.pause_s()
         if child.exit_code == ExitCode.CONFIG or pause_s is None:
@@ -309,6 +301,31 @@ class _StatusFeed:
                 # Its own process says what is wrong with it, or it is about to end.
                 continue
         client.close()
+
+
+def worker_options(
+    settings: Settings, code_folder: Path, device: str, learner_url: str
+) -> list[str]:
+    """What `volley rollout` is told on this machine."""
+    options = {
+        "--learner": learner_url,
+        "--device": device,
+        "--threads": str(settings.devices.threads),
+        "--engine": engine_of(settings.devices.engine),
+        "--code": str(code_folder),
+        "--log-format": settings.logging.format,
+        "--log-level": settings.logging.level,
+    }
+    return [*chain.from_iterable(options.items()), *settings.devices.rollout_options]
+
+
+def environment_of(settings: Settings, token: str) -> dict[str, str]:
+    """What learner and workers find in their environment, beside what was there."""
+    return {
+        "VOLLEY_TOKEN": token,
+        "OMP_NUM_THREADS": str(settings.devices.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
 def engine_of(named: str) -> str:

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from volley.launcher.progress import number
+from volley.learner.secret_file import given_secret
 from volley.rollout.settings import check_learner_url, read_token
 from volley.schemas.status import EvaluationReport, StatusReport, WorkerReport
 from volley.telemetry.stops import ExitCode, Stop
@@ -43,11 +45,20 @@ class _Server(msgspec.Struct):
 
 def find_learner(url: str | None, runs: Path) -> Address:
     """The learner at `url`, or that of the newest folder in `runs`; raises Stop without either."""
-    known = _known_learners(runs)
+    return _find(url, runs, "token", read_token)
+
+
+def find_commander(url: str | None, runs: Path) -> Address:
+    """The same with the token that commands take."""
+    return _find(url, runs, "admin_token", _read_admin_token)
+
+
+def _find(url: str | None, runs: Path, token_file: str, read: Callable[[], str]) -> Address:
+    known = _known_learners(runs, token_file)
     if url is not None:
         check_learner_url(url)
         same = [address for address in known if address.url == url.rstrip("/")]
-        return same[0] if same else Address(url, read_token())
+        return same[0] if same else Address(url, read())
     if not known:
         raise Stop(
             ExitCode.CONFIG,
@@ -72,8 +83,15 @@ def show_status(address: Address, *, watch: bool, as_json: bool) -> None:
 
 def ask(client: LearnerClient) -> StatusReport:
     """The learner's report; raises Stop with what to do."""
-    try:
+    with translating():
         return client.status()
+
+
+@contextmanager
+def translating() -> Iterator[None]:
+    """Turn what the learner did not do into a Stop with what to do."""
+    try:
+        yield
     except LearnerUnavailable as error:
         raise Stop(
             ExitCode.ENVIRONMENT,
@@ -105,11 +123,22 @@ def _watch(client: LearnerClient, console: Console) -> None:
             live.update(render(ask(client)), refresh=True)
 
 
-def _known_learners(runs: Path) -> list[Address]:
+def _read_admin_token() -> str:
+    token = given_secret("VOLLEY_ADMIN_TOKEN")
+    if token is None:
+        raise Stop(
+            ExitCode.CONFIG,
+            "set VOLLEY_ADMIN_TOKEN (or VOLLEY_ADMIN_TOKEN_FILE) to the admin token of the "
+            "learner, which is in its run folder",
+        )
+    return token
+
+
+def _known_learners(runs: Path, token_file: str) -> list[Address]:
     """Of all run folders that hold an address and a token, newest first."""
     found = []
     for path in runs.glob("*/server.json"):
-        token = path.with_name("token")
+        token = path.with_name(token_file)
         if token.exists():
             server = msgspec.json.decode(path.read_bytes(), type=_Server)
             found.append((path.stat().st_mtime, Address(server.url, token.read_text().strip())))

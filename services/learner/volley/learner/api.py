@@ -4,6 +4,7 @@ api_workers    the run's spec, the head, blobs: what workers join with and follo
 api_people     status, workers, ledger; readiness, Prometheus
 api_past       steps, evaluations, groups with their texts
 api_events     all that as it happens
+api_control    pause, resume, checkpoint, stop, drain: for the admin's token alone
 api_docs       what there is: OpenAPI, and a page to try it
 """
 
@@ -18,12 +19,13 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from volley.learner.api_control import control_routes
 from volley.learner.api_docs import docs_routes
 from volley.learner.api_events import event_routes
 from volley.learner.api_past import past_routes
 from volley.learner.api_people import people_routes
 from volley.learner.api_problems import answer_with_problems
-from volley.learner.api_tokens import may_look
+from volley.learner.api_tokens import may_command, may_look
 from volley.learner.api_workers import worker_routes
 from volley.learner.metrics_file import MetricsPages
 from volley.learner.served import Served
@@ -68,6 +70,7 @@ def create_app(served: Served, tokens: Tokens) -> FastAPI:
         docs_routes(app),
     ):
         app.include_router(router, dependencies=[Depends(may_look(tokens))])
+    app.include_router(control_routes(served), dependencies=[Depends(may_command(tokens))])
     return app
 
 

@@ -1,9 +1,15 @@
-"""A secret that the environment gives as the path of a file."""
+"""Secrets that the environment gives, as they are or as the path of a file."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from volley.telemetry.stops import ExitCode, Stop
+
+
+def given_secret(variable: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """What `variable` says, else the content of the file that `<variable>_FILE` names."""
+    return environment.get(variable) or read_secret_file(f"{variable}_FILE", environment)
 
 
 def read_secret_file(variable: str, environment: Mapping[str, str]) -> str | None:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from volley.learner.secret_file import read_secret_file
+from volley.learner.secret_file import given_secret
 from volley.learner.settings import ServerSettings
 from volley.telemetry.stops import ExitCode, Stop
 
@@ -28,7 +28,7 @@ def read_tokens(server: ServerSettings, environment: Mapping[str, str] = os.envi
 
 def read_token(server: ServerSettings, environment: Mapping[str, str] = os.environ) -> str:
     """VOLLEY_TOKEN, else the content of VOLLEY_TOKEN_FILE, else a random one on loopback only."""
-    given = _given("VOLLEY_TOKEN", environment)
+    given = given_secret("VOLLEY_TOKEN", environment)
     if given:
         return given
     if not _is_loopback(server.host):
@@ -45,11 +45,7 @@ def read_admin_token(environment: Mapping[str, str] = os.environ) -> str:
 
     On any address: whoever may command can read it in the run folder.
     """
-    return _given("VOLLEY_ADMIN_TOKEN", environment) or secrets.token_urlsafe(32)
-
-
-def _given(variable: str, environment: Mapping[str, str]) -> str | None:
-    return environment.get(variable) or read_secret_file(f"{variable}_FILE", environment)
+    return given_secret("VOLLEY_ADMIN_TOKEN", environment) or secrets.token_urlsafe(32)
 
 
 def _is_loopback(host: str) -> bool:

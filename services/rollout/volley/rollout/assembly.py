@@ -88,12 +88,12 @@ def _join_and_work(
         spec = _join(client, Path(folder), leaving)
         if spec is None:
             return
-        _check_room(spec, settings)
-        engine = _make_engine(settings, spec, Path(folder))
+        check_room(spec, settings)
+        engine = make_engine(settings, spec, Path(folder))
         tokenizer = Tokenizer(Path(folder))
     try:
-        code_folder = _code_folder(settings, spec)
-        rules = _episode_rules(spec, code_folder)
+        code_folder = find_code(settings, spec)
+        rules = episode_rules(spec, code_folder)
         with (
             closing(Episodes(engine, tokenizer, spec.vocab_size, rules)) as episodes,
             closing(RewardPool(spec.rewards, code_folder, spec.reward_limits)) as rewards,
@@ -106,7 +106,8 @@ def _join_and_work(
         client.close()
 
 
-def _episode_rules(spec: RunSpec, code_folder: Path) -> EpisodeRules | None:
+def episode_rules(spec: RunSpec, code_folder: Path) -> EpisodeRules | None:
+    """Of the run's environment, if it has one; raises Stop where its code cannot be used."""
     environment = spec.environment
     if environment is None:
         return None
@@ -118,7 +119,7 @@ def _episode_rules(spec: RunSpec, code_folder: Path) -> EpisodeRules | None:
     )
 
 
-def _make_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> Engine:
+def make_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> Engine:
     """The engine that the settings name, without weights."""
     match settings.engine:
         case EngineName.TRANSFORMERS:
@@ -190,7 +191,7 @@ def _work(
     device = _device_name(settings)
     heartbeat = Heartbeat(
         *(training, evaluation, name, settings.engine, device),
-        *(worker, spec.lease_s, outage),
+        *(worker, spec.lease_s, outage, leaving),
     )
     if vitals is not None:
         vitals.watch(partial(_look_at, worker, training.leases, outage, rewards))
@@ -245,7 +246,8 @@ def _fetch_file(client: LearnerClient, file: ModelFile, folder: Path) -> None:
     (folder / file.name).write_bytes(content)
 
 
-def _check_room(spec: RunSpec, settings: WorkerSettings) -> None:
+def check_room(spec: RunSpec, settings: WorkerSettings) -> None:
+    """Raise Stop where the engine could not sample a whole group at once."""
     if settings.max_num_seqs < spec.sampling.num_generations:
         raise Stop(
             ExitCode.CONFIG,
@@ -254,7 +256,8 @@ def _check_room(spec: RunSpec, settings: WorkerSettings) -> None:
         )
 
 
-def _code_folder(settings: WorkerSettings, spec: RunSpec) -> Path:
+def find_code(settings: WorkerSettings, spec: RunSpec) -> Path:
+    """The folder with the run's code."""
     if settings.code_folder is not None:
         return settings.code_folder
     hint = Path(spec.code_folder)

@@ -52,7 +52,9 @@ class Heartbeat:
         weights: WeightsInUse,
         lease_s: float,
         redis_outage: Outage,
+        leaving: threading.Event,
     ) -> None:
+        """`leaving` is set when people want the worker to leave."""
         self._queue, self._leases = training.queue, training.leases
         self._streams = (training, evaluation)
         self._worker = worker
@@ -61,6 +63,7 @@ class Heartbeat:
         self._weights = weights
         self._interval_s = min(lease_s / BEATS_PER_LEASE, MAX_INTERVAL_S)
         self._redis_outage = redis_outage
+        self._leaving = leaving
         self._reported_at = time.monotonic()
         self._reported_tokens = 0
         self._stopping = threading.Event()
@@ -89,7 +92,10 @@ class Heartbeat:
             if progress:
                 stream.leases.lose(progress.keys() - stream.queue.heartbeat(progress))
         report = msgspec.json.encode(self._report())
-        self._queue.report(report, expires_s=MISSED_REPORTS * self._interval_s)
+        is_dismissed = self._queue.report(report, expires_s=MISSED_REPORTS * self._interval_s)
+        if is_dismissed and not self._leaving.is_set():
+            logger.info("told to leave by way of the learner")
+            self._leaving.set()
 
     def _report(self) -> WorkerReport:
         now, num_tokens = time.monotonic(), self._leases.num_tokens
