@@ -100,6 +100,14 @@ def test_a_missing_column_is_named():
         score(exact_match, solution="ab")
 
 
+def test_a_missing_column_is_named_by_a_function_that_takes_all_others():
+    def right(completions, answer, **columns):
+        return [1.0] * 3
+
+    with pytest.raises(RewardFailed, match="needs the column 'answer'"):
+        score(right, solution="ab")
+
+
 @pytest.fixture
 def code_folder(tmp_path, monkeypatch):
     """A module beside another that it imports; loading may extend sys.path."""

@@ -84,17 +84,19 @@ class Reward:
 
     def _accepted(self, offered: dict[str, list[object]]) -> dict[str, list[object]]:
         parameters = inspect.signature(self.function).parameters.values()
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return offered
-        needed = [p.name for p in parameters if p.default is p.empty]
-        missing = [name for name in needed if name not in offered]
+        named = [one for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+        missing = [
+            one.name for one in named if one.default is one.empty and one.name not in offered
+        ]
         if missing:
             raise RewardFailed(
                 f"reward {self.name} needs the column {missing[0]!r}, "
                 f"the data has {', '.join(sorted(offered))}"
             )
-        named = {parameter.name for parameter in parameters}
-        return {name: values for name, values in offered.items() if name in named}
+        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return offered
+        names = {one.name for one in named}
+        return {name: values for name, values in offered.items() if name in names}
 
     def _checked(self, reward: object) -> float | None:
         if reward is None:
@@ -115,8 +117,8 @@ async def _awaited(answer: Awaitable[object]) -> object:
 
 
 def user_traceback(error: BaseException, own_file: str) -> str:
-    """The traceback from the first frame on that is not in `own_file`."""
+    """The traceback from the first frame on that is not in `own_file`; without, the error alone."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_next and frames.tb_frame.f_code.co_filename == own_file:
+    while frames is not None and frames.tb_frame.f_code.co_filename == own_file:
         frames = frames.tb_next
     return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
