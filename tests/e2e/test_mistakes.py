@@ -7,7 +7,7 @@ tests below it need more than a folder: a Redis, a learner, a worker.
 import json
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,7 @@ def data(rows: str) -> dict[str, str]:
 class Mistake:
     """What somebody did in the folder of a run that was fine, and what they are told."""
 
-    does: dict[str, str | None]
+    does: Mapping[str, str | None]
     """Files that are written, or removed: {name: content}."""
     says: tuple[str, ...]
     """Where it is wrong, and what to do."""
@@ -319,7 +319,7 @@ def seeking_redis(fine_run: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield command
 
 
-def spoil(folder: Path, files: dict[str, str | None]) -> None:
+def spoil(folder: Path, files: Mapping[str, str | None]) -> None:
     for name, content in files.items():
         path = folder / name
         if content is None:
