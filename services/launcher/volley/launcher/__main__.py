@@ -10,6 +10,7 @@ import volley.launcher.dead
 import volley.learner.__main__
 import volley.rollout.__main__
 from volley.launcher.commands import add_commands
+from volley.learner.settings import load_settings
 from volley.telemetry.logs import set_up_logs
 from volley.telemetry.stops import reporting_stops
 
@@ -45,6 +46,14 @@ Examples:
 volley doctor
 
 volley doctor config.toml --set devices.engine=vllm
+"""
+
+CHECK_EXAMPLES = """
+Examples:
+
+volley check config.toml
+
+volley check config.toml --set devices.engine=transformers --set run.seed=1
 """
 
 EXPORT_EXAMPLES = """
@@ -214,6 +223,25 @@ def doctor(
         from volley.launcher.doctor import run_doctor
 
         raise typer.Exit(run_doctor(config, overrides or [], as_json=as_json))
+
+
+@app.command(epilog=CHECK_EXAMPLES)
+def check(
+    config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All of it as one object.")] = False,
+) -> None:
+    """Take one prompt all the way: tokens, answers, rewards, advantages, a step, memory.
+
+    Finds what would stop a run, in the words of the run. Nothing is kept, and no Redis is started.
+    Exit code 0 if nothing is bad, 2 if it is the config or your code, else 3.
+    """
+    with reporting_stops():
+        set_up_logs("launcher", "WARNING", style="text")
+        settings = load_settings(config, overrides or [])
+        from volley.launcher.check import run_check
+
+        raise typer.Exit(run_check(settings, config.parent.resolve(), as_json=as_json))
 
 
 @app.command(epilog=EXPORT_EXAMPLES)

@@ -54,15 +54,16 @@ Answer = Torch | Usable | Broken | ModelShape
 
 def probe(model: list[str]) -> Iterator[Answer]:
     """What can be said about the installed libraries, and about a model and its revision."""
-    yield _attempt("torch", _look_at_torch)
-    yield _attempt("transformers", _look_at_transformers)
+    yield attempt("torch", look_at_torch)
+    yield attempt("transformers", _look_at_transformers)
     if model:
-        yield _attempt(MODEL, lambda: _look_at_model(*model))
+        yield attempt(MODEL, lambda: look_at_model(*model))
     if importlib.util.find_spec("vllm"):
-        yield _attempt("vllm", _look_at_vllm)
+        yield attempt("vllm", _look_at_vllm)
 
 
-def _attempt(library: str, look: Callable[[], Answer]) -> Answer:
+def attempt(library: str, look: Callable[[], Answer]) -> Answer:
+    """What `look` says; Broken where it raises anything at all."""
     try:
         return look()
     except Exception as error:  # whatever a broken installation raises is the answer
@@ -73,7 +74,8 @@ def _attempt(library: str, look: Callable[[], Answer]) -> Answer:
         return Broken(library, reason[:MESSAGE_LENGTH])
 
 
-def _look_at_torch() -> Torch:
+def look_at_torch() -> Torch:
+    """Its build, and the devices that it finds."""
     import torch
 
     version = torch.version.cuda
@@ -102,7 +104,7 @@ def _look_at_vllm() -> Usable:
     return Usable("vllm")
 
 
-def _look_at_model(path: str, revision: str | None = None) -> ModelShape:
+def look_at_model(path: str, revision: str | None = None) -> ModelShape:
     """The shape that its configuration says, without weights and without a network."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -113,9 +113,10 @@ def _number(value: float | None) -> str:
 
 def _shown(passages: "Sequence[Passage]", *, has_marks: bool) -> Text:
     if has_marks:
-        return Text("\n".join(f"[{one.source}] {_harmless(one.text)}" for one in passages))
-    return Text.assemble(*((_harmless(one.text), STYLES[one.source]) for one in passages))
+        return Text("\n".join(f"[{one.source}] {harmless(one.text)}" for one in passages))
+    return Text.assemble(*((harmless(one.text), STYLES[one.source]) for one in passages))
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """The text with what could do something to a terminal spelt out."""
     return CONTROL_CHARACTER.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

@@ -95,7 +95,7 @@ class Inputs:
             read_reward_specs(settings.reward, start.code_folder),
             read_environment_spec(settings.environment, start.code_folder),
             read_rows(settings.data.train),
-            _read_held_out(settings),
+            read_held_out(settings),
         )
 
 
@@ -136,7 +136,7 @@ class Learner:
         self._policy = policy = Policy.load(
             settings.model, settings.devices.learner, tool_schemas(inputs.environment)
         )
-        prompts = _tokenised(inputs.rows, policy, settings)
+        prompts = tokenised(inputs.rows, policy, settings)
         stop_token_ids = policy.stop_token_ids(settings.sampling.stop_token_ids)
         environment = framed(inputs.environment, policy, stop_token_ids, inputs.rows)
         self._start_root = root_of_tensors(policy.published_tensors())
@@ -157,7 +157,7 @@ class Learner:
         recorded = partial(_recorded, folder, settings)
         self._replay = Replay(policy, self._update, limits, recorded)
         self._alarms = Alarms(settings.alarms)
-        self._evaluations = self._make_evaluations(_tokenised(inputs.held_out, policy, settings))
+        self._evaluations = self._make_evaluations(tokenised(inputs.held_out, policy, settings))
         self._record = Record(folder, progress, prompts, Trackers.of(start.settings, folder))
         disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
         publisher = Publisher(policy, store)
@@ -297,12 +297,14 @@ def _recorded(folder: RunFolder, settings: Settings, config_hash: str) -> Settin
     return recorded_settings(folder.config(config_hash), settings)
 
 
-def _tokenised(rows: Sequence[Row], policy: Policy, settings: Settings) -> Prompts:
+def tokenised(rows: Sequence[Row], policy: Policy, settings: Settings) -> Prompts:
+    """The prompts of a run; raises Stop naming the line of one that does not fit."""
     room = policy.context_length - settings.sampling.max_completion_length
     return tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
 
 
-def _read_held_out(settings: Settings) -> list[Row]:
+def read_held_out(settings: Settings) -> list[Row]:
+    """What is evaluated, if anything is; raises Stop."""
     evaluation = settings.evaluation
     if evaluation is None:
         return []

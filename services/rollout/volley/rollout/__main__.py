@@ -117,6 +117,7 @@ EngineArgs = Annotated[
 
 
 def rollout(
+    context: typer.Context,
     learner: Annotated[str, typer.Option(help="The URL that the learner prints.")],
     redis: Redis = None,
     engine: Annotated[EngineName, typer.Option()] = EngineName.TRANSFORMERS,
@@ -151,25 +152,24 @@ def rollout(
             kv_policy=kv_policy,
             engine_args=split_engine_args(engine_arg or []),
         )
-        run(
-            WorkerSettings(
-                learner_url=check_learner_url(learner),
-                token=read_token(),
-                redis_url=redis,
-                engine=engine,
-                device=device,
-                num_threads=threads,
-                code_folder=code,
-                max_num_seqs=max_num_seqs,
-                metrics_host=metrics_host,
-                metrics_port=metrics_port,
-                vllm=check_vllm_settings(engine, vllm),
-            )
+        settings = WorkerSettings(
+            learner_url=check_learner_url(learner),
+            token=read_token(),
+            redis_url=redis,
+            engine=engine,
+            device=device,
+            num_threads=threads,
+            code_folder=code,
+            max_num_seqs=max_num_seqs,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
+            vllm=check_vllm_settings(engine, vllm),
         )
+        (context.obj or run)(settings)
 
 
 def run(settings: WorkerSettings) -> None:
-    """Import what is heavy and work."""
+    """Import what is heavy and work; where `rollout` has another object, that is called instead."""
     from volley.rollout.assembly import run_worker
     from volley.rollout.worker import leave_on_signals
 

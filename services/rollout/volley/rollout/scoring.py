@@ -136,30 +136,17 @@ class Scoring:
     def _score(self, leased: LeasedTask, episodes: Sequence[Episode]) -> Group | Failure:
         task = leased.task
         texts = [self._text_of(episode.token_ids) for episode in episodes]
-        whole = [g for g, episode in enumerate(episodes) if episode.failure is None]
-        scores_G: list[tuple[Score, ...]] = [
-            () if episode.failure is None else (RewardFailed(episode.failure),) * len(self._rewards)
-            for episode in episodes
-        ]
+
+        def advance() -> None:
+            self._leases.advance_reward(leased.id)
+            reach("mid-reward", task.number)
+
         try:
-            for reward in self._rewards:
-                scores = reward.score(task.prompt, [texts[g] for g in whole], task.columns)
-                for g, score in zip(whole, scores, strict=True):
-                    scores_G[g] = (*scores_G[g], score)
-                self._leases.advance_reward(leased.id)
-                reach("mid-reward", task.number)
+            scores_G = score_episodes(task, episodes, texts, self._rewards, advance)
         except RewardFailed as error:
             return failure_of(task, self._worker, FailureReason.REWARD, str(error))
         rewards_G = [settle(scores, self._reward_on_failure) for scores in scores_G]
-        return Group(
-            schema_version=SCHEMA_VERSION,
-            run=task.run,
-            number=task.number,
-            attempt=task.attempt,
-            worker=self._worker,
-            prompt_ids=task.prompt_ids,
-            trajectories=tuple(map(_trajectory, episodes, texts, rewards_G)),
-        )
+        return group_of(task, self._worker, episodes, texts, rewards_G)
 
     def _deliver(self, lease: Lease, result: Group | Failure) -> None:
         body = encode(result)
@@ -188,6 +175,30 @@ class Scoring:
             self._redis_outage.failed(state.outcome.exception())
 
 
+def score_episodes(
+    task: Task,
+    episodes: Sequence[Episode],
+    texts: Sequence[str],
+    rewards: Sequence[Rewarding],
+    advance: Callable[[], None],
+) -> list[tuple[Score, ...]]:
+    """One score per function, for each of G episodes; `advance` is called after each function.
+
+    Raises RewardFailed where none has a reward.
+    """
+    whole = [g for g, episode in enumerate(episodes) if episode.failure is None]
+    scores_G: list[tuple[Score, ...]] = [
+        () if episode.failure is None else (RewardFailed(episode.failure),) * len(rewards)
+        for episode in episodes
+    ]
+    for reward in rewards:
+        scores = reward.score(task.prompt, [texts[g] for g in whole], task.columns)
+        for g, score in zip(whole, scores, strict=True):
+            scores_G[g] = (*scores_G[g], score)
+        advance()
+    return scores_G
+
+
 def settle(scores: Sequence[Score], on_failure: float | None) -> tuple[float | None, ...]:
     """What is sent for a sample: of one with a failure nothing, unless that is given a reward.
 
@@ -196,6 +207,25 @@ def settle(scores: Sequence[Score], on_failure: float | None) -> tuple[float | N
     rewards = [on_failure if isinstance(score, RewardFailed) else score for score in scores]
     has_failed = any(isinstance(score, RewardFailed) for score in scores)
     return (None,) * len(scores) if has_failed and on_failure is None else tuple(rewards)
+
+
+def group_of(
+    task: Task,
+    worker: str,
+    episodes: Sequence[Episode],
+    texts: Sequence[str],
+    rewards_G: Sequence[tuple[float | None, ...]],
+) -> Group:
+    """The message that `task` is done."""
+    return Group(
+        schema_version=SCHEMA_VERSION,
+        run=task.run,
+        number=task.number,
+        attempt=task.attempt,
+        worker=worker,
+        prompt_ids=task.prompt_ids,
+        trajectories=tuple(map(_trajectory, episodes, texts, rewards_G)),
+    )
 
 
 def failure_of(task: Task, worker: str, reason: FailureReason, detail: str) -> Failure:

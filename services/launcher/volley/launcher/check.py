@@ -1,0 +1,109 @@
+"""`volley check CONFIG.toml`: one prompt, all the way that a run would take it.
+
+    data, code -> model -> prompt -> one group of a worker -> rewards, advantages -> one step
+
+What is wrong on the way is noted, and what needs it is left out. Nothing stays on the disk, and no
+Redis and no learner is needed.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.console import Console
+
+from volley.launcher.check_group import look_into_evaluation, look_into_training
+from volley.launcher.check_inputs import Inputs, read_files, read_inputs
+from volley.launcher.check_machine import (
+    Room,
+    disk_findings,
+    look_around,
+    memory_findings,
+    shape_of,
+)
+from volley.launcher.check_notes import Notes
+from volley.launcher.check_sampling import sample
+from volley.launcher.check_screen import Shown, Token, show_all, show_json
+from volley.learner.detokenizer import Detokenizer
+from volley.learner.settings import Settings
+from volley.telemetry.stops import ExitCode
+
+Tell = Callable[[str], None]
+"""Hears what is being waited for."""
+
+
+def run_check(settings: Settings, code_folder: Path, *, as_json: bool) -> ExitCode:
+    """Show what a run would do; the code says whether it would start."""
+    notes = Notes()
+    # What is waited for is said on the other stream: this one may be read by a program.
+    with (
+        Console(stderr=True).status("loading the data and the model") as status,
+        TemporaryDirectory(prefix="volley-check-") as folder,
+    ):
+        shown = examine(settings, code_folder, Path(folder), notes, status.update)
+    if as_json:
+        show_json(shown, notes.findings)
+    else:
+        show_all(shown, notes.findings, Console(highlight=False))
+    return notes.exit_code
+
+
+def examine(settings: Settings, code_folder: Path, folder: Path, notes: Notes, tell: Tell) -> Shown:
+    """Everything, as far as what comes before it is right."""
+    torch.set_num_threads(settings.devices.threads)
+    room, shown, shape = Room.look(), Shown(), None
+    inputs = read_inputs(settings, read_files(settings, code_folder, notes), notes)
+    if inputs is not None:
+        shape = shape_of(settings.model)
+        notes.add(*memory_findings(settings, shape, room))
+        detokenizer = Detokenizer(folder, settings.model)
+        _show_inputs(inputs, detokenizer, shown)
+        if not notes.has_mistakes:
+            tell(f"a worker, which answers {settings.sampling.num_generations} times")
+            _rehearse(settings, inputs, code_folder, folder, detokenizer, notes, shown)
+    look_around(settings, notes)
+    notes.add(*disk_findings(settings, shape))
+    return shown
+
+
+def _rehearse(
+    settings: Settings,
+    inputs: Inputs,
+    code_folder: Path,
+    folder: Path,
+    detokenizer: Detokenizer,
+    notes: Notes,
+    shown: Shown,
+) -> None:
+    """One group, and a step on it."""
+    delivered = notes.take("worker", lambda: sample(settings, inputs, code_folder, folder))
+    for one in delivered or ():
+        if one.task.sampling is None:
+            shown.trajectories, shown.metrics = look_into_training(
+                one, settings, inputs, detokenizer, notes
+            )
+        else:
+            look_into_evaluation(one, settings, inputs, notes)
+
+
+def _show_inputs(inputs: Inputs, detokenizer: Detokenizer, shown: Shown) -> None:
+    if inputs.prompts:
+        prompt_ids = inputs.prompts[0].prompt_ids
+        shown.prompt = detokenizer.text_of(prompt_ids)
+        shown.prompt_tokens = _tokens(prompt_ids, (False,) * len(prompt_ids), detokenizer)
+    if inputs.demonstrations:
+        first = inputs.demonstrations[0]
+        trained = (*(False,) * len(first.prompt_ids), *first.trained)
+        shown.demonstration = _tokens(
+            (*first.prompt_ids, *first.completion_ids), trained, detokenizer
+        )
+
+
+def _tokens(
+    token_ids: Sequence[int], trained: Sequence[bool], detokenizer: Detokenizer
+) -> list[Token]:
+    return [
+        Token(token_id, detokenizer.text_of([token_id]), is_trained)
+        for token_id, is_trained in zip(token_ids, trained, strict=True)
+    ]
