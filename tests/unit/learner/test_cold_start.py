@@ -207,7 +207,7 @@ def test_weights_that_are_spoilt_are_not_saved(config: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("[cold_start]\n", "[cold]\n"), "cold: no such key, did you mean cold_start"),
+        (("[cold_start]\n", "[cold]\n"), "cold: no such key: there is model"),
         (('data = "demonstrations.jsonl"\n', ""), "cold_start.data: is needed"),
         (("save_steps = 3", "num_train_epochs = 2"), "steps and num_train_epochs both say"),
         (("save_steps", "save_step"), "cold_start.save_step: no such key, did you mean save_steps"),

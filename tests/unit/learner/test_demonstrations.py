@@ -121,7 +121,7 @@ def test_a_prompt_of_messages_has_the_tokens_that_grpo_gives_it(qwen3_folder: Pa
         ),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "none of the model's end tokens"),
         ("{{ raise_exception('only the user speaks') }}", "only the user speaks"),
-        ("{% for %}", "the chat template refuses"),
+        ("{% for %}", "the chat template of model.path refuses"),
     ],
 )
 def test_a_template_that_cannot_be_trained_with_is_refused_with_the_reason(
