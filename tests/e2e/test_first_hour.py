@@ -42,13 +42,16 @@ def test_what_is_to_be_typed_trains_and_leaves_what_is_promised(tmp_path):
     save_chat_model(tmp_path / "model")
     for name, content in files().items():
         (tmp_path / name).write_text(content)
-    [command] = re.findall(r"^volley (run [\w.]+)", section(), re.M)
-    ended = volley(f"{command} {TINY}", tmp_path, {"VOLLEY_TOKEN": ""})
+    check, run = re.findall(r"^volley ((?:check|run) [\w.]+)", section(), re.M)
+    ended = volley(f"{check} {TINY}", tmp_path, {"VOLLEY_TOKEN": ""})
+    assert ended.exit_code == ExitCode.DONE, ended.output
+    assert "What is 17 + 25?" in ended.output
+    ended = volley(f"{run} {TINY}", tmp_path, {"VOLLEY_TOKEN": ""})
     assert ended.exit_code == ExitCode.DONE, ended.output
     assert f"Finished after {STEPS} of {STEPS} steps." in ended.output
-    [run] = (tmp_path / "runs").glob("sums-*")
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == STEPS
-    assert json.loads((run / "summary.json").read_text())["steps"] == STEPS
+    [folder] = (tmp_path / "runs").glob("sums-*")
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == STEPS
+    assert json.loads((folder / "summary.json").read_text())["steps"] == STEPS
     promised = ("logs/learner.log", "model/config.json", "model/model.safetensors", "reward.png")
-    assert [name for name in promised if not (run / name).exists()] == []
-    assert list((run / "trajectories").iterdir()) != []
+    assert [name for name in promised if not (folder / name).exists()] == []
+    assert list((folder / "trajectories").iterdir()) != []
