@@ -190,9 +190,7 @@ class LearnerQueue:
     def dismiss(self, worker: str) -> None:
         """Let a worker leave when it reports next, in DISMISSED_S at the latest."""
         with self._redis.translating():
-            self._redis.commands.set(
-                run_key(self._run, f"dismissed:{worker}"), b"", ex=DISMISSED_S
-            )
+            self._redis.commands.set(run_key(self._run, f"dismissed:{worker}"), b"", ex=DISMISSED_S)
 
     def duplicates(self) -> int:
         """Results that came too late or twice, at least."""

@@ -1,7 +1,7 @@
 import pytest
 
 from volley.learner.settings import ServerSettings
-from volley.learner.token import read_token
+from volley.learner.token import read_admin_token, read_token
 from volley.telemetry.stops import Stop
 
 LOCAL = ServerSettings()
@@ -30,3 +30,12 @@ def test_an_empty_or_missing_token_file_is_refused(tmp_path):
     for name, words in (("empty", "is empty"), ("absent", "cannot read")):
         with pytest.raises(Stop, match=words):
             read_token(PUBLIC, {"VOLLEY_TOKEN_FILE": str(tmp_path / name)})
+
+
+def test_the_admin_token_is_given_like_the_other_one_or_made_up(tmp_path):
+    file = tmp_path / "admin_token"
+    file.write_text("from-file\n")
+    assert read_admin_token({"VOLLEY_ADMIN_TOKEN_FILE": str(file)}) == "from-file"
+    assert read_admin_token({"VOLLEY_ADMIN_TOKEN": "x"}) == "x"
+    # Who has the token to look must not have guessed the one to command.
+    assert read_admin_token({"VOLLEY_TOKEN": "x"}) not in ("x", read_admin_token({}))
