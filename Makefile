@@ -51,8 +51,8 @@ fix: $(READY)  ## Let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup vllm  ## Measure, as ratios against a reference in the same run
-	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: setup vllm  ## Measure, as ratios against a reference in the same run (QUICK=1: fewer steps, nothing kept)
+	$(BIN)/python bench $(if $(QUICK),--quick)
 
 clean:  ## Remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

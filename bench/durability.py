@@ -15,6 +15,7 @@ from statistics import median
 
 from measuring.report import report
 from measuring.sort_runs import FORGETFUL_RUN, RUN, run_to_end, write_task
+from measuring.table import Comparison
 
 NUM_STEPS = 100
 NUM_TURNS = 3
@@ -30,16 +31,12 @@ def main() -> None:
     ratio = median(durable / forgetful for durable, forgetful in turns)
     durable, forgetful = (median(speeds) for speeds in zip(*turns, strict=True))
     report(
-        f"{'nothing written down':34}{forgetful:8.0f} samples/s\n"
-        f"{'log, checkpoints, Redis in sync':34}{durable:8.0f} samples/s"
-        f"   {ratio:.2f} (median of {arguments.turns} turns)\n",
-        {
-            "steps": arguments.steps,
-            "turns": arguments.turns,
-            "samples_per_s_durable": durable,
-            "samples_per_s_forgetful": forgetful,
-            "ratio": ratio,
-        },
+        [
+            Comparison(
+                "a run, everything on the disk", "samples/s", durable, "nothing of it", forgetful
+            )
+        ],
+        {"steps": arguments.steps, "turns": arguments.turns, "median_ratio": ratio},
     )
 
 

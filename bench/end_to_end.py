@@ -18,7 +18,8 @@ from pathlib import Path
 
 from measuring.learner_alone import repeat_steps
 from measuring.report import report
-from measuring.sort_runs import IDLE_RUN, RUN, Rate, run_to_end, write_task
+from measuring.sort_runs import IDLE_RUN, RUN, run_to_end, write_task
+from measuring.table import Comparison
 
 NUM_STEPS = 100
 """Of the demo's 400: what can be measured in two minutes."""
@@ -36,16 +37,18 @@ def main() -> None:
             learner = process.submit(repeat_steps, config, folder / "whole").result()
     slower_half = min(worker.from_first_step, learner)
     report(
-        table(whole, worker, learner, slower_half),
+        [
+            Comparison(what, "samples/s", samples_per_s, "its slower half", slower_half)
+            for what, samples_per_s in (
+                ("a run, from its first task on", whole.from_first_task),
+                ("a run, from its first step on", whole.from_first_step),
+            )
+        ],
         {
             "steps": arguments.steps,
             "engine": arguments.engine,
-            "samples_per_s": whole.from_first_task,
-            "samples_per_s_from_first_step": whole.from_first_step,
             "worker_alone_samples_per_s": worker.from_first_step,
             "learner_alone_samples_per_s": learner,
-            "ratio": whole.from_first_task / slower_half,
-            "ratio_from_first_step": whole.from_first_step / slower_half,
         },
     )
 
@@ -61,27 +64,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print one object, last")
     return parser.parse_args()
-
-
-def table(whole: Rate, worker: Rate, learner: float, slower_half: float) -> str:
-    """The speeds in samples per second, and how much of the slower half is left."""
-    return "".join(
-        f"{name:34}{samples_per_s:8.0f} samples/s{share}\n"
-        for name, samples_per_s, share in (
-            ("worker alone", worker.from_first_step, ""),
-            ("learner alone", learner, ""),
-            (
-                "volley run",
-                whole.from_first_task,
-                f"   {whole.from_first_task / slower_half:.2f} of the slower half",
-            ),
-            (
-                "volley run, from its first step on",
-                whole.from_first_step,
-                f"   {whole.from_first_step / slower_half:.2f}",
-            ),
-        )
-    )
 
 
 if __name__ == "__main__":

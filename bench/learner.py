@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ from statistics import median
 import torch
 from measuring.report import report
 from measuring.steps import Shape, make_plain_step, make_step, save_model
+from measuring.table import Comparison
 
 SPEED_SHAPES = (
     Shape("sort demo", 32, 14, 9, vocab_size=64, hidden_size=128, num_layers=2),
@@ -36,21 +38,17 @@ Maker = Callable[[Shape, Path], Callable[[], None]]
 SIDES: dict[str, Maker] = {"learner": make_step, "plain": make_plain_step}
 
 
-def measure_speed(shape: Shape) -> dict[str, object]:
-    """Medians of both sides, and the ratio of what they take."""
+def measure_speed(shape: Shape) -> Comparison:
+    """Medians of both sides."""
     with tempfile.TemporaryDirectory() as name:
         save_model(shape, Path(name))
         steps = [make(shape, Path(name)) for make in SIDES.values()]
     turns = [tuple(map(seconds_of, steps)) for _ in range(NUM_WARM_UP_TURNS + NUM_TURNS)]
     learner_s, plain_s = map(median, zip(*turns[NUM_WARM_UP_TURNS:], strict=True))
-    return {
-        "shape": shape.name,
-        "samples_per_s": shape.num_samples / learner_s,
-        "tokens_per_s": shape.num_tokens / learner_s,
-        "plain_samples_per_s": shape.num_samples / plain_s,
-        "plain_tokens_per_s": shape.num_tokens / plain_s,
-        "ratio": plain_s / learner_s,
-    }
+    tokens_per_s, plain_tokens_per_s = shape.num_tokens / learner_s, shape.num_tokens / plain_s
+    return Comparison(
+        f"a step, {shape.name}", "tokens/s", tokens_per_s, "a plain step", plain_tokens_per_s
+    )
 
 
 def seconds_of(step: Callable[[], None]) -> float:
@@ -60,19 +58,18 @@ def seconds_of(step: Callable[[], None]) -> float:
     return time.perf_counter() - start_s
 
 
-def measure_memory(shape: Shape) -> dict[str, object]:
-    """Peaks of both sides, interpreter and libraries included, and their ratio."""
+def measure_memory(shape: Shape) -> Comparison:
+    """Peaks of both sides, interpreter and libraries included."""
     with tempfile.TemporaryDirectory() as name:
         save_model(shape, Path(name))
         peaks = {side: in_own_process(peak_bytes, side, shape, name) for side in SIDES}
-        idle = in_own_process(idle_bytes)
-    return {
-        "memory_shape": shape.name,
-        "idle_bytes": idle,
-        "peak_bytes": peaks["learner"],
-        "plain_peak_bytes": peaks["plain"],
-        "memory_ratio": peaks["learner"] / peaks["plain"],
-    }
+    return Comparison(
+        f"memory of a step, {shape.name}",
+        "MB",
+        peaks["learner"] / 1e6,
+        "a plain step",
+        peaks["plain"] / 1e6,
+    )
 
 
 def in_own_process(function: Callable[..., int], *arguments: object) -> int:
@@ -82,14 +79,9 @@ def in_own_process(function: Callable[..., int], *arguments: object) -> int:
 
 
 def peak_bytes(side: str, shape: Shape, folder: str) -> int:
-    """The most memory that one step needed."""
+    """The most memory that this process has needed for one step."""
     torch.set_num_threads(1)
     SIDES[side](shape, Path(folder))()
-    return idle_bytes()
-
-
-def idle_bytes() -> int:
-    """The most memory that this process has needed so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
 
 
@@ -98,20 +90,10 @@ def main() -> None:
     # First, for a child's peak begins with what its parent has.
     memory = measure_memory(MEMORY_SHAPE)
     speeds = [measure_speed(shape) for shape in SPEED_SHAPES]
-    lines = [
-        f"{'':16}{'learner':>12}{'':>12}{'plain':>12}{'':>12}\n"
-        f"{'':16}{'samples/s':>12}{'tokens/s':>12}{'samples/s':>12}{'tokens/s':>12}{'ratio':>8}\n"
-    ]
-    lines += [
-        f"{one['shape']:16}{one['samples_per_s']:12.1f}{one['tokens_per_s']:12.0f}"
-        f"{one['plain_samples_per_s']:12.1f}{one['plain_tokens_per_s']:12.0f}{one['ratio']:8.2f}\n"
-        for one in speeds
-    ]
-    lines.append(
-        f"peak memory, 4,096 tokens x 151,936: {memory['peak_bytes']:,} bytes, "
-        f"plain {memory['plain_peak_bytes']:,}, ratio {memory['memory_ratio']:.2f}\n"
+    report(
+        [*speeds, memory],
+        {"shapes": [asdict(shape) for shape in (*SPEED_SHAPES, MEMORY_SHAPE)]},
     )
-    report("".join(lines), {"speeds": speeds, **memory, "threads": torch.get_num_threads()})
 
 
 if __name__ == "__main__":

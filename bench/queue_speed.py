@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from measuring.report import report
+from measuring.table import Comparison
 
 from volley.launcher.redis_server import RedisServer
 from volley.transport.redis_stream import LearnerQueue, WorkerQueue, connect
@@ -79,9 +80,8 @@ def main() -> None:
         appends = appends_per_s(server.url)
         groups = groups_per_s(server.url)
     report(
-        f"bare appends of {len(BODY)} bytes  {appends:8.0f} /s\n"
-        f"groups through the queue     {groups:8.0f} /s   {groups / appends:.2f} of it\n",
-        {"appends_per_s": appends, "groups_per_s": groups, "ratio": groups / appends},
+        [Comparison("groups, from issue to drop", "groups/s", groups, "bare appends", appends)],
+        {"body_bytes": len(BODY), "producers": NUM_PRODUCERS},
     )
 
 

@@ -25,6 +25,7 @@ from statistics import median
 
 import torch
 from measuring.report import report
+from measuring.table import Comparison
 from safetensors.torch import load_file
 
 from volley.learner.tiny_model import CONTEXT_LENGTH, save_model
@@ -169,30 +170,28 @@ def main() -> None:
         model_folder = Path(name)
         save_model(model_folder, seed=0)
         speeds = [speed for kind in kinds for speed in measure_alone(*kind, model_folder)]
-    reference = speeds[0].samples_per_s
+    reference = speeds[0]
     report(
-        HEADING + "".join(row(speed, reference) for speed in speeds),
-        {
-            "reference": "transformers without swaps",
-            "speeds": [asdict(each) | {"ratio": each.samples_per_s / reference} for each in speeds],
-        },
+        [
+            Comparison(
+                name_of(speed),
+                "samples/s",
+                speed.samples_per_s,
+                name_of(reference),
+                reference.samples_per_s,
+            )
+            for speed in speeds[1:]
+        ],
+        {"speeds": [asdict(speed) for speed in speeds]},
     )
 
 
-HEADING = (
-    "engine        keys, values  swaps            samples/s  tokens/s  ratio  spread    pause\n"
-)
-
-
-def row(speed: Speed, reference: float) -> str:
-    """A line of the table, under HEADING."""
-    return (
-        f"{speed.engine:14}{speed.kv_policy or '':14}"
-        f"{f'per {NUM_SEQS} samples' if speed.swaps else 'none':17}"
-        f"{speed.samples_per_s:9.0f}{speed.tokens_per_s:10.0f}"
-        f"{speed.samples_per_s / reference:7.2f}{speed.spread:8.2f}"
-        f"{'' if speed.pause_ms is None else f'{speed.pause_ms:6.1f} ms'}\n"
-    )
+def name_of(speed: Speed) -> str:
+    """Of the engine and how its weights change, in the table."""
+    keys = f", {speed.kv_policy} keys" if speed.kv_policy else ""
+    if speed.pause_ms is None:
+        return f"{speed.engine}{keys}, no swaps"
+    return f"{speed.engine}{keys}, a swap per {NUM_SEQS} ({speed.pause_ms:.1f} ms)"
 
 
 if __name__ == "__main__":

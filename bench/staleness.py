@@ -14,15 +14,18 @@ The curves of docs/algorithm.md are those of --steps 80 --seeds 5, half an hour 
 
 import argparse
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from measuring.curves import End, Point, draw, table, write_points
 from measuring.held_back import HeldBackRun
 from measuring.report import report
 from measuring.sort_runs import write_task
+from measuring.table import Comparison
 
 from volley.learner.settings import load_settings
 
@@ -55,14 +58,31 @@ def main() -> None:
         write_points(points, arguments.csv)
     if arguments.png:
         draw(points, TITLES, arguments.png)
+    sys.stdout.write(table(points, ends))
     report(
-        table(points, ends),
+        compare(ends),
         {
             "steps": arguments.steps,
             "seeds": arguments.seeds,
             "held_out": {f"{end.correction}/{end.lag}/{end.seed}": end.held_out for end in ends},
         },
     )
+
+
+def compare(ends: Sequence[End]) -> list[Comparison]:
+    """What is left of the reward on held-out prompts at the largest lag, by correction."""
+    lag = max(end.lag for end in ends)
+    fresh = fmean(end.held_out for end in ends if end.lag == 0)
+    return [
+        Comparison(
+            f"{lag} versions behind, {TITLES[correction]}",
+            "held-out reward",
+            fmean(end.held_out for end in ends if (end.correction, end.lag) == (correction, lag)),
+            "no version behind",
+            fresh,
+        )
+        for correction in CORRECTIONS
+    ]
 
 
 def trials(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:

@@ -1,4 +1,7 @@
-"""What every bench prints: lines for people, then with --json one object of one line, last."""
+"""What every bench prints: its rows of the table, then with --json one object of one line, last.
+
+The object says when and where it was measured, and has whatever was measured beside the rows.
+"""
 
 import json
 import os
@@ -6,18 +9,24 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+import msgspec
+from measuring.table import Comparison, Result, as_table
+from rich.console import Console
 
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def report(text: str, figures: Mapping[str, object]) -> None:
-    """Print the lines, and with --json the figures with where they come from."""
-    sys.stdout.write(text)
+def report(comparisons: Sequence[Comparison], figures: Mapping[str, object]) -> None:
+    """Print the rows, and with --json everything with where it comes from."""
+    bench = Path(sys.argv[0]).stem
+    Console().print(as_table([Result(bench, tuple(comparisons))]))
     if "--json" in sys.argv[1:]:
-        sys.stdout.write(json.dumps({**circumstances(), **figures}) + "\n")
+        rows = [msgspec.structs.asdict(one) | {"ratio": one.ratio} for one in comparisons]
+        sys.stdout.write(json.dumps({**circumstances(), "comparisons": rows, **figures}) + "\n")
 
 
 def circumstances() -> dict[str, object]:

@@ -1,0 +1,69 @@
+"""All results as one table: what was measured, ours, what it is compared with, and the ratio."""
+
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+from rich.console import JustifyMethod
+from rich.table import Table
+
+COLUMNS = ("bench", "what", "unit", "Volley", "reference", "", "ratio")
+NUMERIC_COLUMNS = ("Volley", "reference", "ratio")
+
+
+class Comparison(Struct, frozen=True):
+    """A figure of ours beside one that the same process took at the same time."""
+
+    what: str
+    unit: str
+    ours: float
+    against: str
+    """What the reference is."""
+    reference: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.reference
+
+
+class Result(Struct, frozen=True):
+    """What one bench has found, or why it has found nothing."""
+
+    bench: str
+    comparisons: tuple[Comparison, ...] = ()
+    failure: str | None = None
+    """The last words of a bench that failed."""
+
+
+def as_table(results: Sequence[Result]) -> Table:
+    """For a terminal."""
+    table = Table(box=None, pad_edge=False)
+    for column in COLUMNS:
+        justify: JustifyMethod = "right" if column in NUMERIC_COLUMNS else "left"
+        table.add_column(column, justify=justify, no_wrap=column == "bench")
+    for row in rows(results):
+        table.add_row(*row)
+    return table
+
+
+def as_markdown(results: Sequence[Result]) -> str:
+    """For a file."""
+    ruler = ["--:" if column in NUMERIC_COLUMNS else "---" for column in COLUMNS]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (COLUMNS, ruler, *rows(results)))
+
+
+def rows(results: Sequence[Result]) -> Iterator[tuple[str, ...]]:
+    """The cells, each bench's name in its first row alone."""
+    for result in results:
+        name = result.bench
+        if result.failure is not None:
+            yield (name, f"failed: {result.failure}", "", "", "", "", "")
+        for one in result.comparisons:
+            yield (
+                *(name, one.what, one.unit, _shown(one.ours)),
+                *(_shown(one.reference), one.against, f"{one.ratio:.2f}"),
+            )
+            name = ""
+
+
+def _shown(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
