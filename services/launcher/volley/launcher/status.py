@@ -11,11 +11,12 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from volley.launcher.progress import number
 from volley.learner.secret_file import given_secret
 from volley.rollout.settings import check_learner_url, read_token
-from volley.schemas.status import EvaluationReport, StatusReport, WorkerReport
+from volley.schemas.status import EvaluationReport, HealthLevel, StatusReport, WorkerReport
 from volley.telemetry.stops import ExitCode, Stop
 from volley.transport.learner_client import (
     LearnerClient,
@@ -26,6 +27,11 @@ from volley.transport.learner_client import (
 
 WATCH_INTERVAL_S = 1.0
 ROOT_LENGTH = 12
+HEALTH_STYLES = {
+    HealthLevel.OK: "green",
+    HealthLevel.WARNING: "yellow",
+    HealthLevel.CRITICAL: "bold red",
+}
 WORKER_COLUMNS = ("worker", "host", "engine", "version", "tokens/s", "groups", "leases", "idle")
 
 
@@ -149,6 +155,10 @@ def _run_table(report: StatusReport) -> Table:
     ledger, deliveries, queue = report.ledger, report.deliveries, report.queue
     table = Table.grid(padding=(0, 2))
     table.add_row("run", report.run, style="bold")
+    health = report.health
+    table.add_row("health", Text(health.sentence, style=HEALTH_STYLES[health.level]))
+    for problem in health.problems:
+        table.add_row("", Text(f"{problem.message}: {problem.fix}"))
     table.add_row(
         "state",
         f"{report.state}, up {report.uptime_s:.0f} s, Redis {report.redis}, disk {report.disk}",

@@ -24,6 +24,7 @@ from volley.learner.disk import Disk
 from volley.learner.environment_code import read_environment_spec, tool_schemas
 from volley.learner.evaluations import EvaluationRules, Evaluations
 from volley.learner.front import Front
+from volley.learner.health import HealthRules, judged
 from volley.learner.history import History, Reached
 from volley.learner.identity import identify, keep_config
 from volley.learner.ledger import Ledger
@@ -239,7 +240,9 @@ class Learner:
     def _report(self) -> StatusReport:
         places = _task_rules(self._settings).places
         head = self._store.head
-        return report_status(self._progress, self._tasks, self._queue, places, head)
+        report = report_status(self._progress, self._tasks, self._queue, places, head)
+        queue = self._settings.queue
+        return judged(report, HealthRules(queue.max_staleness, queue.lease_s))
 
     @contextmanager
     def _serving(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from volley.learner.cold_start import start_cold
 from volley.learner.cold_start_folder import ColdStartLine
 from volley.learner.control import Control
 from volley.learner.front import Front
+from volley.learner.health import HealthRules, judged
 from volley.learner.policy import Schema
 from volley.learner.run_folder import RunFolder
 from volley.learner.served import Served
@@ -46,7 +47,8 @@ def warm_up(
             f"[cold_start] is new, and run {folder.run} began without one: leave it out, or start "
             "another run with --fresh",
         )
-    progress = _Progress(folder.run, Version(folder.epoch(), 0), settings.run.steps)
+    rules = HealthRules(settings.queue.max_staleness, settings.queue.lease_s)
+    progress = _Progress(folder.run, Version(folder.epoch(), 0), settings.run.steps, rules)
     if not folder.has_state:
         store = WeightStore(folder.weights, folder.run, settings.weights.keep)
         served = Served(folder.path, store, progress.report, control)
@@ -62,6 +64,7 @@ class _Progress:
     version: Version
     steps: int
     """Of GRPO."""
+    rules: HealthRules
     how_far: str = "loading model and demonstrations"
     metrics: dict[str, float | None] = field(default_factory=dict)
     began_s: float = field(default_factory=time.monotonic)
@@ -76,6 +79,9 @@ class _Progress:
             logger.info("cold start: %s", self.how_far)
 
     def report(self) -> StatusReport:
+        return judged(self._status(), self.rules)
+
+    def _status(self) -> StatusReport:
         return StatusReport(
             run=self.run,
             state=LearnerState.COLD_START,
