@@ -260,6 +260,11 @@ MISTAKES = {
         types="learner config.toml --run-folder run",
         code=ExitCode.DIVERGED,
     ),
+    "three mistakes at once, found by a check": Mistake(
+        config('"model"', '"./absent"') | {"train.jsonl": None, "rewards.py": "x = 1"},
+        ("rewards.py has no 'variety'", "data.train: cannot read", "model.path", "put right"),
+        types="check config.toml",
+    ),
     # Commands beside a run.
     "a worker's learner has no scheme": Mistake(
         {},
@@ -275,6 +280,7 @@ MISTAKES = {
     "status of no run": Mistake(
         {}, ("no run in", "give the learner's URL, or go to the folder"), types="status"
     ),
+    "no run to be paused": Mistake({}, ("no run in", "give the learner's URL"), types="pause"),
     "status of a run that is over": Mistake(
         {},
         ("no answer from http://127.0.0.1:1", "give the URL that it printed"),

