@@ -92,7 +92,7 @@ def test_every_config_is_one(document: Path):
             assert set(content) <= set(keys_of(section)), (section, content)
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/errors/*-*.md")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/errors/*-[0-9]*.md")), ids=lambda p: p.stem)
 def test_every_message_is_one_of_the_code(page: Path):
     rows = re.findall(r"^\| `(.+?)` \|", page.read_text(), re.MULTILINE)
     assert [row for row in rows if not is_said(row)] == []
@@ -101,6 +101,16 @@ def test_every_message_is_one_of_the_code(page: Path):
 def test_every_exit_code_has_a_page():
     pages = {path.stem for path in ROOT.glob("docs/errors/exit-*.md")}
     assert pages == {f"exit-{code}" for code in ExitCode if code is not ExitCode.DONE}
+
+
+def test_every_problem_of_health_has_a_row():
+    code = (ROOT / "services/learner/volley/learner/health.py").read_text()
+    page = (ROOT / "docs/errors/health.md").read_text()
+    codes = re.findall(r'HealthProblem\(\s*"(\w+)"', code)
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [
+        *(code for code in codes if code != "alarm"),
+        "alarm",
+    ]
 
 
 def test_every_document_is_in_an_index():
