@@ -6,6 +6,7 @@ What is wrong on the way is noted, and what needs it is left out. Nothing stays 
 Redis and no learner is needed.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,8 +24,10 @@ from volley.launcher.check_machine import (
     shape_of,
 )
 from volley.launcher.check_notes import Notes
-from volley.launcher.check_sampling import sample
+from volley.launcher.check_sampling import device_of, sample
 from volley.launcher.check_screen import Shown, Token, show_all, show_json
+from volley.launcher.findings import ok
+from volley.launcher.run import engine_of
 from volley.learner.detokenizer import Detokenizer
 from volley.learner.settings import Settings
 from volley.telemetry.stops import ExitCode
@@ -77,8 +80,14 @@ def _rehearse(
     shown: Shown,
 ) -> None:
     """One group, and a step on it."""
+    began_s = time.monotonic()
     delivered = notes.take("worker", lambda: sample(settings, inputs, code_folder, folder))
-    for one in delivered or ():
+    if delivered is None:
+        return
+    took_s = time.monotonic() - began_s
+    engine = engine_of(settings.devices.engine)
+    notes.add(ok("worker", f"{engine} on {device_of(settings)}, {took_s:.0f} s with its start"))
+    for one in delivered:
         if one.task.sampling is None:
             shown.trajectories, shown.metrics = look_into_training(
                 one, settings, inputs, detokenizer, notes

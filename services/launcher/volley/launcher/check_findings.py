@@ -35,11 +35,8 @@ def reward_findings(
 
 def _missing(num_missing: int, num_completions: int, complaints: Sequence[str]) -> Finding:
     reason = complaints[0] if complaints else "the reward is None"
-    return warn(
-        "rewards",
-        f"{num_missing} of {num_completions} completions have none: {reason}",
-        "they are left out of the training: see that this is meant",
-    )
+    found = f"{num_missing} of {num_completions} completions have none, and are not trained"
+    return Finding(Level.WARN, "rewards", f"{found}: {reason}")
 
 
 def length_finding(records: Sequence[TrajectoryRecord], max_completion_length: int) -> Finding:
@@ -60,37 +57,35 @@ def length_finding(records: Sequence[TrajectoryRecord], max_completion_length: i
     )
 
 
-def step_findings(
-    settings: Settings, records: Sequence[TrajectoryRecord], metrics: Metrics
-) -> Iterator[Finding]:
-    """What a step on the group came to, and whether engine and learner agree about its tokens."""
-    if metrics["loss"] is None:
-        yield warn(
-            "step",
-            "nothing of this group would be trained",
-            "see the rewards; a step of the run takes more groups, of which one may have a signal",
-        )
-        return
+def trained_finding(records: Sequence[TrajectoryRecord], metrics: Metrics) -> Finding:
+    """How much of a group with a signal is trained."""
     num_tokens = sum(len(one.input_ids) - len(one.prompt_ids) for one in records)
-    num_trained = metrics["num_tokens"] or 0
-    yield ok(
-        "trained",
+    num_trained, num_sequences = metrics["num_tokens"] or 0, metrics["num_sequences"] or 0
+    found = (
         f"{num_trained:.0f} of {num_tokens} tokens behind the prompt "
-        f"({num_trained / num_tokens:.0%}), in {metrics['num_sequences']:.0f} of {len(records)} "
-        "completions",
+        f"({num_trained / num_tokens:.0%}), in {num_sequences:.0f} of {len(records)} completions"
     )
-    yield ok(
-        "step",
-        f"loss {shown(metrics['loss'])}, grad_norm {shown(metrics['grad_norm'])}, "
-        f"entropy {shown(metrics['entropy'])}",
-    )
-    agreement = f"kl {shown(metrics['kl'])}, ratio_max {shown(metrics['ratio_max'])}"
+    if num_sequences or metrics["no_signal_share"]:
+        return ok("trained", found)
+    advice = "raise sampling.max_completion_length, or see loss.mask_truncated_completions"
+    return warn("trained", found, advice)
+
+
+def step_finding(metrics: Metrics) -> Finding:
+    """What a step on the group came to."""
+    names = ("loss", "grad_norm", "entropy", "learning_rate")
+    return ok("step", ", ".join(f"{name} {shown(metrics[name])}" for name in names))
+
+
+def agreement_finding(settings: Settings, metrics: Metrics) -> Finding:
+    """Whether engine and learner say the same of the same tokens."""
+    subject = "engine and learner"
+    found = f"kl {shown(metrics['kl'])}, ratio_max {shown(metrics['ratio_max'])}"
     alarms = Alarms(settings.alarms.model_copy(update={"patience": 1})).look(metrics)
     told = [alarm.message for alarm in alarms if alarm.name in AGREEMENT]
     if told:
-        yield Finding(Level.WARN, "engine and learner", f"{agreement}; {told[0]}")
-    else:
-        yield ok("engine and learner", f"{agreement}: they agree about the tokens")
+        return Finding(Level.WARN, subject, f"{found}; {told[0]}")
+    return ok(subject, f"{found}: they agree about the tokens")
 
 
 def shown(number: float | None) -> str:

@@ -1,13 +1,20 @@
 """A group that a worker has delivered, on its way through the learner."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from volley.launcher.check_findings import length_finding, reward_findings, step_findings
+from volley.launcher.check_findings import (
+    agreement_finding,
+    length_finding,
+    reward_findings,
+    step_finding,
+    trained_finding,
+)
 from volley.launcher.check_inputs import Inputs
 from volley.launcher.check_notes import Notes, is_bad
-from volley.launcher.check_sampling import HEAD, Delivered, group_in
+from volley.launcher.check_sampling import HEAD, Delivered, group_in, unrewarded_group_in
 from volley.launcher.findings import Finding, ok
 from volley.learner.advantages import combine_rewards
 from volley.learner.detokenizer import Detokenizer
@@ -21,6 +28,16 @@ from volley.learner.update import StepResult, Update
 from volley.schemas.groups import Group
 from volley.telemetry.stops import ExitCode, Stop
 
+NEXT_TO_NOTHING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A step, and what engine and learner say of the same tokens: also without a signal."""
+
+    result: StepResult
+    compared: Metrics
+
 
 def look_into_training(
     delivered: Delivered,
@@ -30,22 +47,29 @@ def look_into_training(
     notes: Notes,
 ) -> tuple[list[TrajectoryRecord], Metrics]:
     """What the group is, and what a step on it would be; less where something is wrong."""
-    policy = inputs.policy
-    group = notes.take("reward", lambda: group_in(delivered, settings, policy.vocab_size))
+    vocab_size = inputs.policy.vocab_size
+    group = notes.take("reward", lambda: group_in(delivered, settings, vocab_size))
     if group is None:
-        return [], {}
-    result = None
+        seen = unrewarded_group_in(delivered, settings, vocab_size)
+        return (_records_in(seen, settings, None, detokenizer) if seen else []), {}
+    taken = None
+    # Where memory is too small, a step might take the whole machine with it.
     if not is_bad(notes.findings):
-        result = notes.take("step", lambda: _take_step(group, settings, policy))
-    disposition = result.dispositions[group.number] if result else None
+        taken = notes.take("step", lambda: _take_step(group, settings, inputs.policy))
+    disposition = taken.result.dispositions[group.number] if taken else None
     records = _records_in(group, settings, disposition, detokenizer)
     rewards = [record.reward for record in records]
     notes.add(*reward_findings(rewards, delivered.answer.complaints))
     notes.add(length_finding(records, settings.sampling.max_completion_length))
-    if result is None:
+    if taken is None:
         return records, {}
-    notes.add(*step_findings(settings, records, result.metrics))
-    return records, result.metrics
+    metrics = taken.result.metrics
+    notes.add(trained_finding(records, metrics))
+    if metrics["num_sequences"]:
+        notes.add(step_finding(metrics))
+    if taken.compared["num_sequences"]:
+        notes.add(agreement_finding(settings, taken.compared))
+    return records, metrics
 
 
 def look_into_evaluation(
@@ -65,16 +89,27 @@ def _evaluation_finding(group: Group, weights: Sequence[float]) -> Finding:
     return ok("evaluation", f"{len(rewards)} answers to its first prompt, {mean}")
 
 
-def _take_step(group: Group, settings: Settings, policy: Policy) -> StepResult:
+def _take_step(group: Group, settings: Settings, policy: Policy) -> _Taken:
     """The step of a run, on this group alone and in memory alone; raises Stop."""
     torch.manual_seed(settings.run.seed)
     try:
-        return Update(policy, settings).step([group], HEAD)
+        update = Update(policy, settings)
+        result = update.step([group], HEAD)
+        if result.metrics["num_sequences"]:
+            return _Taken(result, result.metrics)
+        update.adopt(_without_filter(settings))
+        return _Taken(result, update.step([group], HEAD).metrics)
     except torch.OutOfMemoryError as error:
         raise Stop(
             ExitCode.ENVIRONMENT,
             f"{error}: lower optim.micro_batch_tokens, or set model.gradient_checkpointing = true",
         ) from error
+
+
+def _without_filter(settings: Settings) -> Settings:
+    """The settings with a term of the loss for which a group without a signal is not left out."""
+    loss = settings.loss.model_copy(update={"entropy_coef": NEXT_TO_NOTHING})
+    return settings.model_copy(update={"loss": loss})
 
 
 def _records_in(

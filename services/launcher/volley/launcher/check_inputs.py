@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from volley.launcher.check_notes import Notes
 from volley.launcher.findings import Finding, ok, warn
 from volley.learner.assembly import read_held_out, tokenised
@@ -14,10 +16,13 @@ from volley.learner.batching import TrainSequence
 from volley.learner.chat_frames import framed
 from volley.learner.demonstrations import read_demonstrations
 from volley.learner.environment_code import read_environment_spec, tool_schemas
+from volley.learner.identity import Identity, identity_of
 from volley.learner.policy import InvalidChat, Policy
 from volley.learner.prompts import Prompts, Row, read_rows
 from volley.learner.reward_code import read_reward_specs
+from volley.learner.run_folder import find_run_folder
 from volley.learner.settings import Settings
+from volley.learner.weight_store import root_of_tensors
 from volley.schemas.run_spec import EnvironmentSpec, RewardSpec
 
 NUM_NAMED = 8
@@ -77,6 +82,8 @@ def read_inputs(settings: Settings, files: Files, notes: Notes) -> Inputs | None
         or [],
     )
     _note_inputs(settings, files, inputs, notes)
+    if inputs.prompts and not notes.has_mistakes:
+        notes.take("run folder", lambda: notes.add(*_unfinished_run(settings, inputs)))
     return inputs
 
 
@@ -163,6 +170,20 @@ def overlap_findings(prompts: Prompts, held_out: Prompts) -> list[Finding]:
         return []
     found = f"{num_known} of {len(held_out)} prompts are in data.train too"
     return [warn("evaluation", found, "hold them out: what was trained on proves nothing")]
+
+
+def _unfinished_run(settings: Settings, inputs: Inputs) -> list[Finding]:
+    """The run that would go on; raises Stop if it would not, under these settings."""
+    folder = find_run_folder(settings.run, fresh=False)
+    if not (folder / "run.json").exists():
+        return []
+    recorded = msgspec.json.decode((folder / "run.json").read_bytes(), type=Identity)
+    # After a cold start it began with another model than model.path.
+    root = recorded.start_root
+    if settings.cold_start is None:
+        root = root_of_tensors(inputs.policy.published_tensors())
+    recorded.check(identity_of(settings, recorded.run, root, inputs.rewards, inputs.environment))
+    return [ok("run folder", f"{folder}, unfinished: a run goes on there (--fresh: in another)")]
 
 
 def _cold_start_finding(path: Path, demonstrations: Sequence[TrainSequence]) -> Finding:

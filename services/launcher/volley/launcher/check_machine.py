@@ -18,11 +18,10 @@ from volley.launcher.doctor_probe import (
     look_at_torch,
 )
 from volley.launcher.doctor_redis import binary_finding, server_findings
-from volley.launcher.findings import Finding, ok, warn
+from volley.launcher.findings import Finding, warn
 from volley.launcher.run import engine_of
 from volley.launcher.sizing import ModelShape, disk_bytes
 from volley.learner.redis_url import read_redis_url
-from volley.learner.run_folder import find_run_folder
 from volley.learner.settings import ModelSettings, Settings
 from volley.learner.token import read_tokens
 from volley.learner.trackers import check_trackers
@@ -80,10 +79,7 @@ def memory_findings(
 
 
 def disk_findings(settings: Settings, shape: ModelShape | Broken | None) -> Iterator[Finding]:
-    """Which folder a run would work in, and whether there is room for it."""
-    folder = find_run_folder(settings.run, fresh=False)
-    if folder.exists():
-        yield ok("run folder", f"{folder}, unfinished: a run goes on there (--fresh: in another)")
+    """Whether there is room for a run folder."""
     needed = _disk_bytes(settings, shape) if isinstance(shape, ModelShape) else None
     yield disk_finding(settings.run.folder.resolve(), needed)
 

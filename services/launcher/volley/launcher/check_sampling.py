@@ -42,7 +42,7 @@ class Delivered:
 def sample(settings: Settings, inputs: Inputs, code_folder: Path, folder: Path) -> list[Delivered]:
     """For the first prompt and, if there are any, the first held-out one; raises Stop."""
     _write(settings, inputs, code_folder, folder)
-    device = next(iter(settings.devices.rollout), "auto")
+    device = device_of(settings)
     worker = Child(
         "the worker",
         [
@@ -63,14 +63,28 @@ def sample(settings: Settings, inputs: Inputs, code_folder: Path, folder: Path) 
     return [Delivered(task, answer) for task, answer in zip(tasks, answers, strict=True)]
 
 
+def device_of(settings: Settings) -> str:
+    """Of the first worker; a run without any on this machine has them elsewhere."""
+    return next(iter(settings.devices.rollout), "auto")
+
+
 def group_in(delivered: Delivered, settings: Settings, vocab_size: int) -> Group:
     """What the learner would take in; raises Stop where it would take nothing."""
-    sampling = delivered.task.sampling
-    limits = group_limits(settings, vocab_size, delivered.task.run)
-    if sampling is not None:
-        limits = replace(limits, num_generations=sampling.num_generations)
+    return _decode(delivered.answer.body, delivered.task, settings, vocab_size)
+
+
+def unrewarded_group_in(delivered: Delivered, settings: Settings, vocab_size: int) -> Group | None:
+    """What there is to be seen of a group whose reward has failed."""
+    body = delivered.answer.unrewarded
+    return _decode(body, delivered.task, settings, vocab_size) if body else None
+
+
+def _decode(body: bytes, task: Task, settings: Settings, vocab_size: int) -> Group:
+    limits = group_limits(settings, vocab_size, task.run)
+    if task.sampling is not None:
+        limits = replace(limits, num_generations=task.sampling.num_generations)
     try:
-        result = decode_result(delivered.answer.body, limits)
+        result = decode_result(body, limits)
     except InvalidMessage as error:
         raise Stop(ExitCode.CONFIG, str(error)) from error
     if isinstance(result, Failure):

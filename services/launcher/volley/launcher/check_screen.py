@@ -73,10 +73,17 @@ def _texts(shown: Shown, *, has_marks: bool) -> Iterator[Text]:
         )
         yield demonstration_text(shown.demonstration, has_marks=has_marks)
     if shown.trajectories:
-        yield _heading("Its answers" + ("" if has_marks else ": generated and inserted"))
+        yield _heading("Its answers")
+        if not has_marks:
+            yield _legend()
     for record in shown.trajectories:
         short = msgspec.structs.replace(record, passages=tuple(map(_shortened, record.passages)))
         yield from describe_trajectory(short, len(shown.trajectories), has_marks=has_marks)
+
+
+def _legend() -> Text:
+    words = ((kind, STYLES[kind]) for kind in ("generated", "inserted"))
+    return Text(" and ").join(Text(*word) for word in words)
 
 
 def tokens_text(tokens: Sequence[Token]) -> Text:

@@ -108,7 +108,10 @@ class Child:
         if prefix and self.exit_code in set(ExitCode):
             return Stop(ExitCode(self.exit_code), message.strip())
         heading = f"{self.name} died ({self.how_it_ended()}), the end of {self.log}:"
-        return Stop(ExitCode.ENVIRONMENT, "\n  ".join([heading, *text.splitlines()[-LAST_LINES:]]))
+        # An option that does not exist is no fault of the machine.
+        is_config = self.exit_code == ExitCode.CONFIG
+        code = ExitCode.CONFIG if is_config else ExitCode.ENVIRONMENT
+        return Stop(code, "\n  ".join([heading, *text.splitlines()[-LAST_LINES:]]))
 
 
 def pause_after(quick_deaths: int) -> float | None:

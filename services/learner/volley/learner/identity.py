@@ -86,20 +86,31 @@ def identify(
     environment: EnvironmentSpec | None,
 ) -> Identity:
     """What the run is, written down at its first start; raises Stop where it is another one."""
-    environments, tools = ((environment,), environment.tools) if environment else ((), ())
-    now = Identity(
-        schema_version=SCHEMA_VERSION,
-        run=folder.run,
-        data_hash=hash_bytes(settings.data.train.read_bytes()),
-        code_hash=hash_code((*rewards, *environments, *tools)),
-        start_root=start_root,
-        frozen=frozen_settings(settings),
-    )
+    now = identity_of(settings, folder.run, start_root, rewards, environment)
     if folder.has_state:
         msgspec.convert(folder.read_json("run.json"), Identity).check(now)
     else:
         folder.write_json("run.json", msgspec.to_builtins(now))
     return now
+
+
+def identity_of(
+    settings: Settings,
+    run: str,
+    start_root: str,
+    rewards: Sequence[RewardSpec],
+    environment: EnvironmentSpec | None,
+) -> Identity:
+    """What a run of that name would be if it began now."""
+    environments, tools = ((environment,), environment.tools) if environment else ((), ())
+    return Identity(
+        schema_version=SCHEMA_VERSION,
+        run=run,
+        data_hash=hash_bytes(settings.data.train.read_bytes()),
+        code_hash=hash_code((*rewards, *environments, *tools)),
+        start_root=start_root,
+        frozen=frozen_settings(settings),
+    )
 
 
 def keep_config(settings: Settings, folder: RunFolder, identity: Identity) -> Fingerprints:

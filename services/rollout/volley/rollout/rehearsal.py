@@ -45,8 +45,10 @@ class Answer(Struct, frozen=True):
 
     body: bytes
     """The group or failure, as it would travel."""
-    complaints: tuple[str, ...]
+    complaints: tuple[str, ...] = ()
     """Why completions of a group have no reward, each reason once."""
+    unrewarded: bytes | None = None
+    """The group behind a failure of a reward, for the eye."""
 
 
 def rehearse(folder: Path, settings: WorkerSettings) -> None:
@@ -101,12 +103,15 @@ def _answer(
     task: Task, ended: Ended, tokenizer: Tokenizer, pool: RewardPool, on_failure: float | None
 ) -> Answer:
     if isinstance(ended, EpisodesFailed):
-        return Answer(encode(failure_of(task, WORKER, ended.reason, ended.detail)), ())
+        return Answer(encode(failure_of(task, WORKER, ended.reason, ended.detail)))
     texts = [tokenizer.text_of(episode.token_ids) for episode in ended.episodes]
     try:
         scores_G = score_episodes(task, ended.episodes, texts, pool.rewards, lambda: None)
     except RewardFailed as error:
-        return Answer(encode(failure_of(task, WORKER, FailureReason.REWARD, str(error))), ())
+        failure = failure_of(task, WORKER, FailureReason.REWARD, str(error))
+        nothing_G = [(None,) * len(pool.rewards)] * len(texts)
+        group = group_of(task, WORKER, ended.episodes, texts, nothing_G)
+        return Answer(encode(failure), unrewarded=encode(group))
     failed = [str(one) for scores in scores_G for one in scores if isinstance(one, RewardFailed)]
     rewards_G = [settle(scores, on_failure) for scores in scores_G]
     group = group_of(task, WORKER, ended.episodes, texts, rewards_G)
