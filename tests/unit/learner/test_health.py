@@ -30,8 +30,8 @@ def test_a_run_that_trains_is_well():
          "Redis is degraded: no answer"),
         ({"disk": "degraded: full"}, "disk", "critical", "The disk is degraded: full"),
         ({"workers": ()}, "no_workers", "critical", "No worker is there"),
-        ({"workers": (replace(WORKER, version=Version(1, 35)),)}, "workers_behind", "warning",
-         "Worker 01234567 is more than max_staleness = 1 versions behind"),
+        ({"workers": (replace(WORKER, version=Version(1, 5)),)}, "workers_behind", "warning",
+         "Worker 01234567 is too many versions behind"),
         ({"workers": (replace(WORKER, last_progress_s=61.0),)}, "workers_stalled", "warning",
          "Worker 01234567 is not moving for more than lease_s = 60"),
         ({"metrics": {"failed_share": 0.25}}, "rewards_failing", "warning",
@@ -56,6 +56,16 @@ def test_the_worst_problem_gives_the_level_and_the_first_the_sentence():
     health = judged(report, RULES).health
     assert health.level is HealthLevel.CRITICAL
     assert health.sentence.startswith("The disk is degraded: full, and 1 more. ")
+
+
+def test_a_worker_is_behind_when_it_is_so_for_half_a_minute():
+    workers = (replace(WORKER, version=Version(1, 7)),)
+    slow, fast = {"training_s": 1.0}, {"waiting_s": 0.25, "training_s": 0.25}
+    assert codes(replace(REPORT, workers=workers, metrics=fast)) == []
+    assert codes(replace(REPORT, workers=workers, metrics=slow)) == []
+    far_behind = (replace(WORKER, version=Version(1, 5)),)
+    assert codes(replace(REPORT, workers=far_behind, metrics=fast)) == []
+    assert codes(replace(REPORT, workers=far_behind, metrics=slow)) == ["workers_behind"]
 
 
 def test_workers_have_time_to_start():

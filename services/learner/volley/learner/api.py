@@ -5,6 +5,7 @@ api_people     status, workers, ledger; readiness, Prometheus
 api_past       steps, evaluations, groups with their texts
 api_events     all that as it happens
 api_control    pause, resume, checkpoint, stop, drain: for the admin's token alone
+api_page       the live page at `/`
 api_docs       what there is: OpenAPI, and a page to try it
 """
 
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from volley.learner.api_control import control_routes
 from volley.learner.api_docs import docs_routes
 from volley.learner.api_events import event_routes
+from volley.learner.api_page import page_routes
 from volley.learner.api_past import past_routes
 from volley.learner.api_people import people_routes
 from volley.learner.api_problems import answer_with_problems
@@ -68,6 +70,7 @@ def create_app(served: Served, tokens: Tokens) -> FastAPI:
         event_routes(served, steps, evaluations),
         worker_routes(served),
         docs_routes(app),
+        page_routes(served),
     ):
         app.include_router(router, dependencies=[Depends(may_look(tokens))])
     app.include_router(control_routes(served), dependencies=[Depends(may_command(tokens))])

@@ -24,8 +24,11 @@ from volley.schemas.status import (
 
 WORKERS_START_S = 90.0
 """Workers import their engine and load the model before they are seen."""
+BEHIND_S = 30.0
+"""Workers report every two seconds, and one that evaluates keeps its weights meanwhile."""
 MAX_FAILED_SHARE = 0.05
 MAX_NO_SIGNAL_SHARE = 0.9
+PARTS_OF_A_STEP = ("waiting", "training", "publishing")
 CRITICAL = frozenset({"redis", "disk", "no_workers"})
 BEFORE_WORK = frozenset({LearnerState.STARTING, LearnerState.COLD_START, LearnerState.REPLAYING})
 AFTER_WORK = frozenset({LearnerState.FINISHED, LearnerState.STOPPED})
@@ -69,7 +72,8 @@ def _problems(report: StatusReport, rules: HealthRules) -> Iterator[HealthProble
     yield from _of_workers(report, rules)
     yield from _of_metrics(report)
     for raised in report.alarms:
-        step, alarm, trouble = raised.split(": ", 2)
+        step, _, rest = raised.partition(": ")
+        alarm, _, trouble = rest.partition(": ")
         yield HealthProblem("alarm", f"{alarm.capitalize()} up to {step}", trouble)
 
 
@@ -84,12 +88,13 @@ def _of_workers(report: StatusReport, rules: HealthRules) -> Iterator[HealthProb
             "Start one: volley rollout --learner URL, with VOLLEY_TOKEN. If one should be there, "
             "its log says why it is not.",
         )
-    behind = [one for one in report.workers if _lag(one, report) > rules.max_staleness]
+    allowed = rules.max_staleness + BEHIND_S / _seconds_per_step(report)
+    behind = [one for one in report.workers if _lag(one, report) > allowed]
     if behind:
         yield HealthProblem(
             "workers_behind",
-            f"{_workers(behind)} more than max_staleness = {rules.max_staleness} versions behind",
-            "If that lasts they cannot fetch the weights in time: look at their log and network, "
+            f"{_workers(behind)} too many versions behind",
+            f"For {BEHIND_S:g} s what they sample has been too stale to train on. They cannot fetch the weights in time: look at their log and network, "
             "or raise queue.max_staleness.",
         )
     stalled = [one for one in report.workers if one.leases and one.last_progress_s > rules.lease_s]
@@ -119,6 +124,12 @@ def _of_metrics(report: StatusReport) -> Iterator[HealthProblem]:
             "All rewards of a group are equal: easier prompts if they are low, harder ones if "
             "they are high, or a finer reward.",
         )
+
+
+def _seconds_per_step(report: StatusReport) -> float:
+    """Of the last step; a second where that is not known."""
+    spent = [report.metrics.get(f"{part}_s") or 0.0 for part in PARTS_OF_A_STEP]
+    return sum(spent) or 1.0
 
 
 def _lag(worker: WorkerReport, report: StatusReport) -> int:
