@@ -18,7 +18,7 @@ from volley.learner.token import Tokens
 Authorization = Annotated[str, Header(include_in_schema=False)]
 Guard = Callable[[str], None]
 
-CHALLENGE = {"WWW-Authenticate": 'Basic realm="Volley: the token is the password", Bearer'}
+CHALLENGE = {"WWW-Authenticate": 'Basic realm="Volley: the token is the password"'}
 UNKNOWN = (
     "wrong or missing token: send `Authorization: Bearer` with the run's VOLLEY_TOKEN, "
     "which is also in the file `token` of the run folder"

@@ -94,8 +94,8 @@ def _of_workers(report: StatusReport, rules: HealthRules) -> Iterator[HealthProb
         yield HealthProblem(
             "workers_behind",
             f"{_workers(behind)} too many versions behind",
-            f"For {BEHIND_S:g} s what they sample has been too stale to train on. They cannot fetch the weights in time: look at their log and network, "
-            "or raise queue.max_staleness.",
+            f"For {BEHIND_S:g} s what they sample has been too stale to train on: look at their "
+            "log and network, or raise queue.max_staleness.",
         )
     stalled = [one for one in report.workers if one.leases and one.last_progress_s > rules.lease_s]
     if stalled:
