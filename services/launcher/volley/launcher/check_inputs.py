@@ -129,8 +129,8 @@ def data_finding(subject: str, path: Path, prompts: Prompts, room: int) -> Findi
     named = ", ".join(columns[:NUM_NAMED]) + (", ..." if len(columns) > NUM_NAMED else "")
     return ok(
         subject,
-        f"{path}, {len(every):,} prompts of {min(lengths):,} to {max(lengths):,} tokens, "
-        f"{room:,} fit; columns beside prompt: {named or 'none'}",
+        f"{path}, {len(every):,} prompts, the longest of {max(lengths):,} tokens where {room:,} fit, "
+        f"the shortest of {min(lengths):,}; columns beside prompt: {named or 'none'}",
     )
 
 
