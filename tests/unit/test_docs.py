@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from tests.builders import make_group
+from tests.serving import TOKENS, served
 from tests.settings_page import PAGE, keys_of, page_with_tables
 from volley.launcher.__main__ import app
 from volley.launcher.doctor_memory import CONTEXT_BYTES, VLLM_KV_BYTES
@@ -23,7 +24,9 @@ from volley.launcher.sizing import (
     learner_bytes,
     weight_bytes,
 )
+from volley.learner.api import create_app
 from volley.learner.settings import Settings
+from volley.learner.weight_store import WeightStore
 from volley.schemas.codec import encode
 from volley.schemas.groups import (
     StopReason,
@@ -101,6 +104,17 @@ def test_every_message_is_one_of_the_code(page: Path):
 def test_every_exit_code_has_a_page():
     pages = {path.stem for path in ROOT.glob("docs/errors/exit-*.md")}
     assert pages == {f"exit-{code}" for code in ExitCode if code is not ExitCode.DONE}
+
+
+def test_every_route_is_named(tmp_path: Path):
+    app = create_app(served(tmp_path, WeightStore(tmp_path, "r", 2)), TOKENS)
+    named = set(re.findall(r"`(GET|POST) (/[^`]*)`", (ROOT / "docs/rest.md").read_text()))
+    there = {
+        (method.upper(), path)
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+    }
+    assert named == there | {("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")}
 
 
 def test_every_problem_of_health_has_a_row():
