@@ -62,8 +62,8 @@ class Curve:
 
 CURVES = (
     Curve(
-        *("Reward", ("reward_mean",), ("mean",), 3),
-        *(("reward", "reward_greedy"), ("held out", "held out, greedy")),
+        *("Reward", ("reward_mean",), ("training",), 3),
+        *(("reward", "reward_greedy"), ("held out", "greedy")),
     ),
     Curve("KL to the sampler", ("kl",), ("kl",), 5),
     Curve("Entropy", ("entropy",), ("nats",), 3),
@@ -113,7 +113,7 @@ class NewestGroups:
         self._groups: tuple[GroupDetails, ...] = ()
 
     def read(self) -> tuple[GroupDetails, ...]:
-        """At most NUM_GROUPS, GROUPS_S old at most; none before the first step."""
+        """At most NUM_GROUPS, first those that teach, GROUPS_S old at most."""
         with self._reading:
             if time.monotonic() - self._read_s >= GROUPS_S:
                 self._groups = self._newest()
@@ -123,8 +123,9 @@ class NewestGroups:
     def _newest(self) -> tuple[GroupDetails, ...]:
         try:
             page = self._logged.page(None)
-            numbers = [group.number for group in page.groups[:NUM_GROUPS]]
-            return tuple(self._logged.details(number, page.step) for number in numbers)
+            telling = sorted(page.groups, key=lambda group: not any(group.advantages))
+            shown = telling[:NUM_GROUPS]
+            return tuple(self._logged.details(group.number, page.step) for group in shown)
         except Stop:
             # Nothing is logged yet, or the step has just been dropped: the next look finds another.
             return ()

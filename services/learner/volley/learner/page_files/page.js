@@ -61,7 +61,13 @@ async function refreshSoon() {
 
 // --- the curves
 
-const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+// As a canvas understands it: light-dark() is resolved only where a colour is used.
+function colour(name) {
+  told.style.color = `var(${name})`;
+  const resolved = getComputedStyle(told).color;
+  told.style.color = "";
+  return resolved;
+}
 const words = (text, mark) => (text ? text.split(mark) : []);
 const lines = { steps: new Map(), evaluations: new Map() };
 
