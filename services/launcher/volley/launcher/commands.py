@@ -7,12 +7,12 @@ admin token is in the run folder, or given by VOLLEY_ADMIN_TOKEN or VOLLEY_ADMIN
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote, urlsplit
 
 import typer
 
 from volley.telemetry.stops import ExitCode, Stop, reporting_stops
 
+TOKEN_PLACE = "the file `token` of its run folder, or VOLLEY_TOKEN"
 URL_EXAMPLES = """
 Examples:
 
@@ -43,18 +43,13 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def page(url: Url = None) -> None:
-    """Open the run's live page in the browser, signed in; without one, say how to get there.
-
-    There is no user's name to type; the password is the run's token.
-    """
+    """Open the run's live page in the browser, which asks for the run's token as the password."""
     with reporting_stops():
         from volley.launcher.status import find_learner
 
         address = find_learner(url, Path("runs"))
-        typer.echo(f"{address.url}/ (the password is the run's token)")
-        parts = urlsplit(address.url)
-        signed_in = parts._replace(netloc=f"volley:{quote(address.token, safe='')}@{parts.netloc}")
-        typer.launch(f"{signed_in.geturl()}/")
+        typer.echo(f"{address.url}/: any name; the password is the run's token, in {TOKEN_PLACE}")
+        typer.launch(f"{address.url}/")
 
 
 def pause(url: Url = None) -> None:

@@ -241,7 +241,7 @@ class Run:
         if self._url is not None:
             return
         self._url = url
-        self._progress.note(f"page {url}/ (volley page opens it)")
+        self._progress.note(f"page {url}/ (`volley page` opens it)")
         learner.arguments = self._learner_command(
             *self._plan.overrides, f"server.port={urlsplit(url).port}"
         )
@@ -266,7 +266,6 @@ class Run:
     def _start_again(self, child: Child) -> None:
         """Do so after a pause, unless it left in peace; raises its Stop where that is no use."""
         if child.exit_code == ExitCode.DONE:
-            self._progress.note(f"{child.name} has left")
             return
         pause_s = child.pause_s()
         if child.exit_code == ExitCode.CONFIG or pause_s is None:
