@@ -6,6 +6,7 @@ What is wrong on the way is noted, and what needs it is left out. Nothing stays 
 Redis and no learner is needed.
 """
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ Tell = Callable[[str], None]
 def run_check(settings: Settings, code_folder: Path, *, as_json: bool) -> ExitCode:
     """Show what a run would do; the code says whether it would start."""
     notes = Notes()
+    # As Ctrl-C does it: what lies in the temporary folder goes, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # What is waited for is said on the other stream: this one may be read by a program.
     with (
         Console(stderr=True).status("loading the data and the model") as status,
@@ -63,7 +66,8 @@ def examine(settings: Settings, code_folder: Path, folder: Path, notes: Notes, t
         detokenizer = Detokenizer(folder, settings.model)
         _show_inputs(inputs, detokenizer, shown)
         if not notes.has_mistakes:
-            tell(f"a worker, which answers {settings.sampling.num_generations} times")
+            num_answers = settings.sampling.num_generations
+            tell(f"starting a worker, for {num_answers} answers and their rewards")
             _rehearse(settings, inputs, code_folder, folder, detokenizer, notes, shown)
     look_around(settings, notes)
     notes.add(*disk_findings(settings, shape))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+from safetensors import SafetensorError
 
 from volley.launcher.check_inputs import Inputs
 from volley.launcher.children import Child
@@ -41,7 +42,14 @@ class Delivered:
 
 def sample(settings: Settings, inputs: Inputs, code_folder: Path, folder: Path) -> list[Delivered]:
     """For the first prompt and, if there are any, the first held-out one; raises Stop."""
-    _write(settings, inputs, code_folder, folder)
+    try:
+        _write(settings, inputs, code_folder, folder)
+    except (OSError, SafetensorError) as error:
+        raise Stop(
+            ExitCode.ENVIRONMENT,
+            f"no copy of the model in {folder.parent}, where the worker looks for it: {error}: "
+            "make room, or set TMPDIR to a folder with more",
+        ) from error
     device = device_of(settings)
     worker = Child(
         "the worker",
