@@ -44,7 +44,7 @@ def length_finding(records: Sequence[TrajectoryRecord], max_completion_length: i
     num_cut = sum(record.stop_reason.is_truncated for record in records)
     lengths = [len(record.input_ids) - len(record.prompt_ids) for record in records]
     found = (
-        f"{min(lengths)} to {max(lengths)} tokens of at most {max_completion_length}, "
+        f"up to {max(lengths)} tokens of at most {max_completion_length}, "
         f"{num_cut} of {len(records)} cut off"
     )
     if num_cut < len(records):

@@ -124,13 +124,13 @@ def model_finding(settings: Settings, policy: Policy) -> Finding:
 def data_finding(subject: str, path: Path, prompts: Prompts, room: int) -> Finding:
     """How much there is, and whether it fits."""
     every = [prompts[number] for number in range(len(prompts))]
-    lengths = [len(one.prompt_ids) for one in every]
+    longest = max(len(one.prompt_ids) for one in every)
     columns = sorted({name for one in every for name in one.columns})
     named = ", ".join(columns[:NUM_NAMED]) + (", ..." if len(columns) > NUM_NAMED else "")
     return ok(
         subject,
-        f"{path}, {len(every):,} prompts, the longest of {max(lengths):,} tokens where {room:,} fit, "
-        f"the shortest of {min(lengths):,}; columns beside prompt: {named or 'none'}",
+        f"{path}, {len(every):,} prompts of up to {longest:,} tokens, {room:,} fit; "
+        f"columns beside prompt: {named or 'none'}",
     )
 
 

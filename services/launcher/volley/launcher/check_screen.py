@@ -62,7 +62,7 @@ def show_all(shown: Shown, findings: Sequence[Finding], console: Console) -> Non
 def _texts(shown: Shown, *, has_marks: bool) -> Iterator[Text]:
     if shown.prompt is not None:
         yield _heading("The first prompt, as the model sees it")
-        yield Text(_cut(shown.prompt))
+        yield Text(harmless(_cut(shown.prompt)))
         yield _heading(f"Its {len(shown.prompt_tokens)} tokens")
         yield tokens_text(shown.prompt_tokens)
     if shown.demonstration:
