@@ -1,25 +1,26 @@
 """Take docs/page-*.png of a run that goes on: python docs/screenshots.py runs/search-<time>
 
-In light and dark, wide and narrow, with a trajectory open. Needs Debian's chromium.
+In light and dark, wide with a group open, and narrow. Needs Debian's chromium.
 """
 
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Browser, ColorScheme, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
+Scheme = Literal["light", "dark"]
 DOCS = Path(__file__).parent
-SCHEMES: tuple[ColorScheme, ...] = ("light", "dark")
-WIDTHS = (1440, 390)
-HEIGHT = 900
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+WIDE, NARROW = (1440, 1300), (390, 844)
 
 
-def shoot(browser: Browser, url: str, token: str, scheme: ColorScheme, width: int) -> None:
+def shoot(browser: Browser, url: str, token: str, scheme: Scheme, size: tuple[int, int]) -> None:
     """One picture of the page at `url`."""
     context = browser.new_context(
-        viewport={"width": width, "height": HEIGHT},
+        viewport={"width": size[0], "height": size[1]},
         color_scheme=scheme,
         http_credentials={"username": "volley", "password": token},
         reduced_motion="reduce",
@@ -27,9 +28,11 @@ def shoot(browser: Browser, url: str, token: str, scheme: ColorScheme, width: in
     page = context.new_page()
     page.goto(f"{url}/")
     page.locator(".plot canvas").last.wait_for()
-    page.locator("details summary").first.click()
     page.get_by_text("live", exact=True).wait_for()
-    page.screenshot(path=DOCS / f"page-{scheme}-{width}.png", full_page=width > HEIGHT)
+    if size == WIDE:
+        page.locator("details summary").first.click()
+        page.locator("h1").scroll_into_view_if_needed()
+    page.screenshot(path=DOCS / f"page-{scheme}-{size[0]}.png")
     context.close()
 
 
@@ -39,8 +42,8 @@ def main(run_folder: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
         for scheme in SCHEMES:
-            for width in WIDTHS:
-                shoot(browser, url, token, scheme, width)
+            for size in (WIDE, NARROW):
+                shoot(browser, url, token, scheme, size)
         browser.close()
 
 
