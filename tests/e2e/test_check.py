@@ -60,7 +60,7 @@ def check(folder: Path, options: str = "", variables: Mapping[str, str] | None =
     before = sorted(folder.rglob("*"))
     own = {"VOLLEY_TOKEN": TOKEN, "VOLLEY_REDIS_URL": "", "TMPDIR": str(temporary)}
     command = f"check config.toml --set devices.engine=transformers {options}"
-    ended = volley(command, folder, own | (variables or {}))
+    ended = volley(command, folder, {**own, **(variables or {})})
     (folder / "said.txt").unlink()
     left = [path for path in sorted(folder.rglob("*")) if "__pycache__" not in path.parts]
     assert left == before
@@ -95,7 +95,7 @@ def test_a_good_config_is_shown_from_prompt_to_step(run):
         "rewards:variety   reward   advantage",
         "25,888 parameters, float32 on cpu, context 64, no chat template",
         "16 prompts of up to 9 tokens, 56 fit; columns beside prompt: answer",
-        "held_out.jsonl, 1 prompts of up to 8 tokens",
+        "held_out.jsonl, 1 prompt of up to 8 tokens",
         "2 demonstrations, 6 trained tokens",
         "transformers on cpu",
         "in 4 of 4 completions",

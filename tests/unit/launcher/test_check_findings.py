@@ -10,6 +10,7 @@ from volley.launcher.check_findings import (
 )
 from volley.launcher.findings import Level
 from volley.learner.settings import Settings
+from volley.learner.step_metrics import Metrics
 from volley.learner.trajectory_record import Step, TrajectoryRecord, records_of
 from volley.schemas.groups import StopReason
 
@@ -81,7 +82,7 @@ def test_it_is_said_how_much_is_trained(num_tokens, num_sequences, no_signal_sha
 
 
 def test_an_engine_that_disagrees_is_told_of_in_the_words_of_the_alarm():
-    metrics = {"kl": 0.5, "ratio_max": 3.0, "mismatch_kl": 0.5, "no_signal_share": 1.0}
+    metrics: Metrics = {"kl": 0.5, "ratio_max": 3.0, "mismatch_kl": 0.5, "no_signal_share": 1.0}
     finding = agreement_finding(SETTINGS, metrics)
     assert finding.level is Level.WARN
     assert finding.found.startswith("kl 0.5, ratio_max 3; alarm mismatch")

@@ -17,7 +17,8 @@ def test_data_is_described_by_its_size_and_columns():
 
 
 def test_a_column_that_only_some_lines_have_is_named_once():
-    full, poor = {"answer": "a", "level": 1}, {"level": 1}
+    full: dict[str, object] = {"answer": "a", "level": 1}
+    poor: dict[str, object] = {"level": 1}
     rows = [Row("t:1", "p", full), Row("t:2", "p", poor), Row("t:3", "p", poor)]
     [only] = columns_findings("data", rows)
     assert only.level is Level.WARN
