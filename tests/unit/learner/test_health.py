@@ -58,14 +58,14 @@ def test_the_worst_problem_gives_the_level_and_the_first_the_sentence():
     assert health.sentence.startswith("The disk is degraded: full, and 1 more. ")
 
 
-def test_a_worker_is_behind_when_it_is_so_for_half_a_minute():
-    workers = (replace(WORKER, version=Version(1, 7)),)
-    slow, fast = {"training_s": 1.0}, {"waiting_s": 0.25, "training_s": 0.25}
-    assert codes(replace(REPORT, workers=workers, metrics=fast)) == []
-    assert codes(replace(REPORT, workers=workers, metrics=slow)) == []
-    far_behind = (replace(WORKER, version=Version(1, 5)),)
-    assert codes(replace(REPORT, workers=far_behind, metrics=fast)) == []
-    assert codes(replace(REPORT, workers=far_behind, metrics=slow)) == ["workers_behind"]
+@pytest.mark.parametrize(
+    ("step", "seconds_per_step", "found"),
+    [(7, 1.0, []), (5, 1.0, ["workers_behind"]), (5, 0.5, [])],
+)
+def test_a_worker_is_behind_when_it_is_so_for_half_a_minute(step, seconds_per_step, found):
+    workers = (replace(WORKER, version=Version(1, step)),)
+    metrics: dict[str, float | None] = {"waiting_s": 0.25, "training_s": seconds_per_step - 0.25}
+    assert codes(replace(REPORT, workers=workers, metrics=metrics)) == found
 
 
 def test_workers_have_time_to_start():
