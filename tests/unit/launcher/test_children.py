@@ -91,3 +91,10 @@ def test_a_signal_to_a_child_that_is_gone_does_nothing(tmp_path):
     child.send(signal.SIGTERM)
     run_to_end(child).send(signal.SIGTERM)
     assert not child.is_running
+
+
+def test_options_that_do_not_exist_are_no_fault_of_the_machine(tmp_path):
+    stop = run_to_end(python("raise SystemExit(2)", tmp_path)).reason()
+    assert stop.code is ExitCode.CONFIG
+    stop = run_to_end(python("raise SystemExit(1)", tmp_path)).reason()
+    assert stop.code is ExitCode.ENVIRONMENT
