@@ -129,8 +129,8 @@ def data_finding(subject: str, path: Path, prompts: Prompts, room: int) -> Findi
     named = ", ".join(columns[:NUM_NAMED]) + (", ..." if len(columns) > NUM_NAMED else "")
     return ok(
         subject,
-        f"{path}, {len(every):,} prompt{'s' * (len(every) > 1)} of up to {longest:,} tokens, {room:,} fit; "
-        f"columns beside prompt: {named or 'none'}",
+        f"{path}, {len(every):,} prompt{'s' * (len(every) > 1)} of up to {longest:,} tokens, "
+        f"{room:,} fit; columns beside prompt: {named or 'none'}",
     )
 
 
