@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.chats import CHATML, save_chat_model
-from tests.command_line import Ended, volley
+from tests.command_line import Ended, under_way, volley
 from tests.processes import CONFIG, TOKEN, write_run
+from tests.waiting import wait_until
 from volley.telemetry.stops import ERROR_PREFIX, ExitCode
 
 pytestmark = pytest.mark.e2e
@@ -163,6 +164,17 @@ def test_a_template_that_does_not_suit_tools_is_found_before_the_cold_start(tmp_
     assert "rewrites" in only
     # What the tools look like to the model is there to be seen.
     assert "Add two numbers" in ended.output
+
+
+def test_a_check_that_is_told_to_end_takes_its_copy_of_the_model_away(run):
+    temporary = run / "tmp"
+    temporary.mkdir()
+    own = {"VOLLEY_TOKEN": TOKEN, "TMPDIR": str(temporary)}
+    with under_way("check config.toml --set devices.engine=transformers", run, own) as command:
+        wait_until(lambda: list(temporary.glob("volley-check-*/model/*.safetensors")))
+        command.process.terminate()
+        command.end()
+    assert list(temporary.glob("volley-check-*")) == []
 
 
 def test_a_misspelt_key_is_said_as_everywhere(run):

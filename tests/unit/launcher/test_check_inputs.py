@@ -1,8 +1,14 @@
 from pathlib import Path
 
-from volley.launcher.check_inputs import columns_findings, data_finding, overlap_findings
+from volley.launcher.check_inputs import (
+    columns_findings,
+    data_finding,
+    overlap_findings,
+    tools_findings,
+)
 from volley.launcher.findings import Level
 from volley.learner.prompts import Prompt, Prompts, Row
+from volley.schemas.run_spec import EnvironmentSpec, ToolSpec
 
 
 def prompts(*token_ids: tuple[int, ...]) -> Prompts:
@@ -31,3 +37,13 @@ def test_held_out_prompts_that_are_trained_on_are_counted():
     assert only.level is Level.WARN
     assert only.found == "1 of 2 prompts are in data.train too"
     assert overlap_findings(prompts((1, 2)), prompts((3,))) == []
+
+
+def test_tools_of_which_a_prompt_says_nothing_are_named():
+    tools = tuple(ToolSpec(f"my_tools:{name}", "hash", {}) for name in ("add", "search"))
+    environment = EnvironmentSpec("tools", None, {}, 8, 30.0, tools)
+    [only] = tools_findings(environment, "you may search. 1+1?")
+    assert only.level is Level.WARN
+    assert only.found.startswith("the first prompt says nothing of add:")
+    assert tools_findings(environment, "you may search and add. 1+1?") == []
+    assert tools_findings(None, "1+1?") == []

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from volley.launcher.check_group import look_into_evaluation, look_into_training
-from volley.launcher.check_inputs import Inputs, read_files, read_inputs
+from volley.launcher.check_inputs import Inputs, read_files, read_inputs, tools_findings
 from volley.launcher.check_machine import (
     Room,
     disk_findings,
@@ -65,6 +65,8 @@ def examine(settings: Settings, code_folder: Path, folder: Path, notes: Notes, t
         notes.add(*memory_findings(settings, shape, room))
         detokenizer = Detokenizer(folder, settings.model)
         _show_inputs(inputs, detokenizer, shown)
+        if shown.prompt is not None:
+            notes.add(*tools_findings(inputs.environment, shown.prompt))
         if not notes.has_mistakes:
             num_answers = settings.sampling.num_generations
             tell(f"starting a worker, for {num_answers} answers and their rewards")

@@ -162,6 +162,22 @@ def chat_findings(rows: Sequence[Row], policy: Policy) -> list[Finding]:
     ]
 
 
+def tools_findings(environment: EnvironmentSpec | None, prompt: str) -> list[Finding]:
+    """A chat template may take tools and show nothing of them."""
+    names = [tool.name.rpartition(":")[2] for tool in environment.tools] if environment else []
+    unseen = [name for name in names if name not in prompt]
+    if not unseen:
+        return []
+    return [
+        warn(
+            "environment",
+            f"the first prompt says nothing of {', '.join(unseen)}: the chat template shows no "
+            "tools",
+            "set model.chat_template to one that does, or tell of them in a system message",
+        )
+    ]
+
+
 def overlap_findings(prompts: Prompts, held_out: Prompts) -> list[Finding]:
     """What is trained on says nothing when it is evaluated."""
     known = {prompts[number].prompt_ids for number in range(len(prompts))}
