@@ -1,126 +1,136 @@
 """Every bench in turn, and one table of what they found.
 
-    python bench [--quick]
+    python bench [NAME ...] [--quick]
 
-Each runs in a process of its own; one that fails is a row that says so. The results go to
-bench/results: a file a bench with everything that it measured, and the table as summary. A quick
-run takes fewer steps and turns, which is enough to see that the benches work and too few for
-figures: nothing of it is kept.
+Each runs in a process of its own; one that fails is a row that says so. What a bench measured is
+kept in bench/results, a file each, and the table of all that is kept beside them, as summary. It
+says how busy the machine was with other things, for speeds are worth little where it was.
+
+A quick run takes fewer steps and turns, which is enough to see that the benches work and too few
+for figures: nothing of it is kept.
 """
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import psutil
 import typer
-from measuring.report import circumstances
-from measuring.table import Comparison, Result, as_markdown, as_table
+from measuring.table import Result, as_markdown, as_table
 from rich.console import Console
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-CORES = f"{os.cpu_count()}-cores"
+LOOK_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
     """A script, and how it is called."""
 
-    name: str
     script: str
     options: tuple[str, ...] = ()
     quick: tuple[str, ...] = ()
     """Options of a quick run, beside the others."""
 
 
-BENCHES = (
-    Bench("queue", "queue_speed.py"),
-    Bench("learner", "learner.py"),
-    Bench("rollout", "rollout.py"),
-    Bench(
-        "end-to-end-transformers",
-        "end_to_end.py",
-        ("--engine", "transformers"),
-        quick=("--steps", "20"),
+BENCHES = {
+    "queue": Bench("queue_speed.py"),
+    "learner": Bench("learner.py"),
+    "rollout": Bench("rollout.py"),
+    "end-to-end-transformers": Bench(
+        "end_to_end.py", ("--engine", "transformers"), quick=("--steps", "20")
     ),
-    Bench("end-to-end-vllm", "end_to_end.py", ("--engine", "vllm"), quick=("--steps", "20")),
-    Bench("durability", "durability.py", quick=("--steps", "20", "--turns", "1")),
+    "end-to-end-vllm": Bench("end_to_end.py", ("--engine", "vllm"), quick=("--steps", "20")),
+    "durability": Bench("durability.py", quick=("--steps", "20", "--turns", "1")),
     # The curves of docs/algorithm.md, four steps and five seeds for each one here, are kept apart.
-    Bench("staleness-short", "staleness.py", quick=("--steps", "4", "--lags", "0", "8")),
-)
+    "staleness-short": Bench("staleness.py", quick=("--steps", "4", "--lags", "0", "8")),
+}
 
 
 def main(
+    names: Annotated[
+        list[str] | None, typer.Argument(help=f"{', '.join(BENCHES)}; left out: all.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps; nothing is kept.")] = False,
 ) -> None:
-    """Run every bench in turn and print one table of what they found."""
+    """Run benches in turn and print one table of what they found."""
+    if unknown := set(names or ()) - BENCHES.keys():
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: there is {', '.join(BENCHES)}")
     console = Console()
-    load = os.getloadavg()[0]
-    benches = [bench for bench in BENCHES if "vllm" not in bench.options or has_vllm()]
-    results = [run(bench, console, quick=quick) for bench in benches]
+    results = [run(name, console, quick=quick) for name in names or installed()]
     console.print(as_table(results))
     if not quick:
-        keep(results, load)
+        write_summary()
         console.print(f"Kept in {os.path.relpath(RESULTS)}", soft_wrap=True, highlight=False)
-    raise typer.Exit(any(result.failure is not None for result in results))
+    raise typer.Exit(int(any(result.failure is not None for result in results)))
 
 
-def has_vllm() -> bool:
-    return importlib.util.find_spec("vllm") is not None
+def installed() -> list[str]:
+    """Names of the benches that can run here."""
+    has_vllm = importlib.util.find_spec("vllm") is not None
+    return [name for name, bench in BENCHES.items() if has_vllm or "vllm" not in bench.options]
 
 
-def run(bench: Bench, console: Console, *, quick: bool) -> Result:
-    """Run it to its end."""
-    options = (*bench.options, *(bench.quick if quick else ()))
+def run(name: str, console: Console, *, quick: bool) -> Result:
+    """Run it to its end, and keep what it found unless it is quick."""
+    bench = BENCHES[name]
+    origin = {"commit": commit(), "busy_cores_before": busy_cores()}
     start_s = time.monotonic()
-    with console.status(f"{bench.name} ..."):
+    with console.status(f"{name} ..."):
         done = subprocess.run(
-            [sys.executable, f"{HERE.name}/{bench.script}", *options, "--json"],
+            [
+                *(sys.executable, f"{HERE.name}/{bench.script}", *bench.options),
+                *(*(bench.quick if quick else ()), "--json"),
+            ],
             cwd=HERE.parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
-    console.print(f"{bench.name}: {time.monotonic() - start_s:.0f} s", highlight=False)
+    console.print(f"{name}: {time.monotonic() - start_s:.0f} s", highlight=False)
     last_line = done.stdout.strip().rpartition("\n")[2]
     if done.returncode:
         console.print(done.stdout, markup=False, highlight=False)
-        return Result(bench.name, failure=last_line)
+        return Result(name, failure=last_line)
+    figures = {"bench": name, **origin, **json.loads(last_line)}
     if not quick:
-        (RESULTS / f"{bench.name}-{CORES}.json").write_text(f"{last_line}\n", encoding="utf-8")
-    return Result(bench.name, msgspec.json.decode(last_line, type=Found).comparisons)
+        result_file(name).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return msgspec.convert(figures, Result)
 
 
-class Found(msgspec.Struct):
-    """What of a bench's last line goes into the table."""
-
-    comparisons: tuple[Comparison, ...]
-
-
-def keep(results: Sequence[Result], load: float) -> None:
-    """Write the table, and where and when it was measured; the load is what others did before."""
-    origin = {**circumstances(), "commit": commit(), "load average before": round(load, 2)}
-    summary = RESULTS / f"summary-{CORES}.json"
-    summary.write_bytes(msgspec.json.format(msgspec.json.encode({**origin, "results": results})))
-    lines = "".join(f"- {name}: {value}\n" for name, value in origin.items())
-    summary.with_suffix(".md").write_text(
-        f"# `make bench`\n\n{lines}\n{as_markdown(results)}", encoding="utf-8"
-    )
+def result_file(name: str) -> Path:
+    """Where the last result of a bench on a machine like this one is kept."""
+    return RESULTS / f"{name}-{os.cpu_count()}-cores.json"
 
 
 def commit() -> str:
-    """Of what was measured, with a mark if there is more in the folder than was committed."""
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    """Of what is measured."""
+    words = ["git", "rev-parse", "--short=12", "HEAD"]
     done = subprocess.run(words, cwd=HERE, stdout=subprocess.PIPE, text=True, check=False)
     return done.stdout.strip() or "unknown"
+
+
+def busy_cores() -> float:
+    """How many cores others keep busy."""
+    return round(psutil.cpu_percent(interval=LOOK_S) / 100 * (os.cpu_count() or 1), 1)
+
+
+def write_summary() -> None:
+    """Put everything that is kept of machines like this one into one table."""
+    files = [path for path in map(result_file, BENCHES) if path.exists()]
+    results = [msgspec.json.decode(path.read_bytes(), type=Result) for path in files]
+    summary = result_file("summary")
+    summary.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    summary.with_suffix(".md").write_text(as_markdown(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """All results as one table: what was measured, ours, what it is compared with, and the ratio."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 from rich.console import JustifyMethod
@@ -32,6 +32,11 @@ class Result(Struct, frozen=True):
     comparisons: tuple[Comparison, ...] = ()
     failure: str | None = None
     """The last words of a bench that failed."""
+    date: str = ""
+    machine: str = ""
+    commit: str = ""
+    busy_cores_before: float | None = None
+    """How many cores other processes kept busy."""
 
 
 def as_table(results: Sequence[Result]) -> Table:
@@ -46,9 +51,25 @@ def as_table(results: Sequence[Result]) -> Table:
 
 
 def as_markdown(results: Sequence[Result]) -> str:
-    """For a file."""
-    ruler = ["--:" if column in NUMERIC_COLUMNS else "---" for column in COLUMNS]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (COLUMNS, ruler, *rows(results)))
+    """For a file, with where the figures come from."""
+    figures = _markdown(COLUMNS, rows(results))
+    origins = _markdown(
+        ("bench", "measured", "on", "commit", "cores busy with other things"),
+        (
+            (one.bench, one.date, one.machine, one.commit, _busy(one.busy_cores_before))
+            for one in results
+        ),
+    )
+    return f"# The last results of `make bench`\n\n{figures}\n{origins}"
+
+
+def _markdown(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    ruler = ["--:" if column in NUMERIC_COLUMNS else "---" for column in columns]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (columns, ruler, *cells))
+
+
+def _busy(cores: float | None) -> str:
+    return "not known" if cores is None else f"{cores:g}"
 
 
 def rows(results: Sequence[Result]) -> Iterator[tuple[str, ...]]:
