@@ -4,7 +4,7 @@
 
 Each runs in a process of its own; one that fails is a row that says so. What a bench measured is
 kept in bench/results, a file each, and the table of all that is kept beside them, as summary. It
-says how busy the machine was with other things, for speeds are worth little where it was.
+says how busy the machine was with other things, for speeds are worth little where it was busy.
 
 A quick run takes fewer steps and turns, which is enough to see that the benches work and too few
 for figures: nothing of it is kept.
@@ -13,6 +13,7 @@ for figures: nothing of it is kept.
 import importlib.util
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -28,7 +29,6 @@ from rich.console import Console
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-LOOK_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,7 @@ def installed() -> list[str]:
 def run(name: str, console: Console, *, quick: bool) -> Result:
     """Run it to its end, and keep what it found unless it is quick."""
     bench = BENCHES[name]
-    origin = {"commit": commit(), "busy_cores_before": busy_cores()}
-    start_s = time.monotonic()
+    start_s, start_cpu_s = time.monotonic(), cpu_seconds_of_others()
     with console.status(f"{name} ..."):
         done = subprocess.run(
             [
@@ -96,12 +95,14 @@ def run(name: str, console: Console, *, quick: bool) -> Result:
             text=True,
             check=False,
         )
-    console.print(f"{name}: {time.monotonic() - start_s:.0f} s", highlight=False)
+    took_s, others_s = time.monotonic() - start_s, cpu_seconds_of_others() - start_cpu_s
+    console.print(f"{name}: {took_s:.0f} s", highlight=False)
     last_line = done.stdout.strip().rpartition("\n")[2]
     if done.returncode:
         console.print(done.stdout, markup=False, highlight=False)
         return Result(name, failure=last_line)
-    figures = {"bench": name, **origin, **json.loads(last_line)}
+    origin = {"bench": name, "commit": commit(), "busy_cores_beside": round(others_s / took_s, 1)}
+    figures = {**origin, **json.loads(last_line)}
     if not quick:
         result_file(name).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return msgspec.convert(figures, Result)
@@ -119,9 +120,12 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def busy_cores() -> float:
-    """How many cores others keep busy."""
-    return round(psutil.cpu_percent(interval=LOOK_S) / 100 * (os.cpu_count() or 1), 1)
+def cpu_seconds_of_others() -> float:
+    """What all cores have spent on anything but this command and the benches that it has ended."""
+    whole = psutil.cpu_times()
+    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    own_s = sum(one.ru_utime + one.ru_stime for one in own)
+    return whole.user + whole.nice + whole.system - own_s
 
 
 def write_summary() -> None:

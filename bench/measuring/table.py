@@ -35,8 +35,8 @@ class Result(Struct, frozen=True):
     date: str = ""
     machine: str = ""
     commit: str = ""
-    busy_cores_before: float | None = None
-    """How many cores other processes kept busy."""
+    busy_cores_beside: float | None = None
+    """How many cores other processes kept busy meanwhile."""
 
 
 def as_table(results: Sequence[Result]) -> Table:
@@ -54,9 +54,9 @@ def as_markdown(results: Sequence[Result]) -> str:
     """For a file, with where the figures come from."""
     figures = _markdown(COLUMNS, rows(results))
     origins = _markdown(
-        ("bench", "measured", "on", "commit", "cores busy with other things"),
+        ("bench", "measured", "on", "commit", "cores that others kept busy"),
         (
-            (one.bench, one.date, one.machine, one.commit, _busy(one.busy_cores_before))
+            (one.bench, one.date, one.machine, one.commit, _busy(one.busy_cores_beside))
             for one in results
         ),
     )
