@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chats import CHATML, save_chat_model
-from tests.command_line import Ended, under_way, volley
+from tests.command_line import END_S, Ended, under_way, volley
 from tests.processes import CONFIG, TOKEN, write_run
 from tests.waiting import wait_until
 from volley.telemetry.stops import ERROR_PREFIX, ExitCode
@@ -171,7 +171,8 @@ def test_a_check_that_is_told_to_end_takes_its_copy_of_the_model_away(run):
     temporary.mkdir()
     own = {"VOLLEY_TOKEN": TOKEN, "TMPDIR": str(temporary)}
     with under_way("check config.toml --set devices.engine=transformers", run, own) as command:
-        wait_until(lambda: list(temporary.glob("volley-check-*/model/*.safetensors")))
+        copy = "volley-check-*/model/*.safetensors"
+        wait_until(lambda: list(temporary.glob(copy)), END_S)
         command.process.terminate()
         command.end()
     assert list(temporary.glob("volley-check-*")) == []
