@@ -1,6 +1,9 @@
 """The learner's routes over a real socket."""
 
+import json
+import re
 import threading
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -8,17 +11,14 @@ import torch
 import urllib3
 
 from tests.reports import REPORT, WORKER
-from tests.serving import SPEC, TOKEN, serving
+from tests.serving import SPEC, TOKEN, served, serving, serving_learner
 from volley.learner.weight_store import WeightStore
 from volley.schemas.groups import Version
 from volley.schemas.manifest import Manifest
 from volley.schemas.run_spec import RunSpec
-from volley.schemas.status import (
-    LedgerReport,
-    StatusReport,
-    WorkersReport,
-)
+from volley.schemas.status import LedgerReport, StatusReport, WorkersReport
 from volley.telemetry.stops import Stop
+from volley.transport.redis_stream import QueueUnavailable
 
 
 @pytest.fixture
@@ -27,16 +27,19 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def get(store):
-    pool = urllib3.PoolManager(retries=False, timeout=30)
+def pool():
+    with urllib3.PoolManager(retries=False, timeout=30) as pool:
+        yield pool
 
+
+@pytest.fixture
+def get(store, pool):
     def get(path, token=TOKEN, **headers):
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
         return pool.request("GET", url + path, headers=headers)
 
     with serving(store) as url:
         yield get
-        pool.clear()
 
 
 def publish(store: WeightStore, step: int) -> Manifest:
@@ -148,6 +151,44 @@ def test_a_range_that_the_blob_does_not_have_is_a_problem(get, store, asked):
     assert answer.status in (400, 416)
     assert answer.headers["content-type"] == "application/problem+json"
     assert b"Range" in answer.data
+
+
+def away() -> StatusReport:
+    return replace(REPORT, redis="degraded: no answer", queue=None, workers=())
+
+
+def forgotten() -> StatusReport:
+    raise QueueUnavailable("no answer from Redis: start it")
+
+
+@pytest.mark.parametrize(
+    ("path", "report"),
+    [("/readyz", away), ("/v1/workers", away), ("/v1/status", forgotten), ("/metrics", forgotten)],
+)
+def test_what_only_redis_knows_is_a_problem_while_it_is_away(tmp_path, store, pool, path, report):
+    publish(store, 0)
+    with serving_learner(served(tmp_path, store, report)) as url:
+        answer = pool.request("GET", url + path, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert (answer.status, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert "no answer" in json.loads(answer.data)["detail"]
+
+
+def test_the_documentation_loads_nothing_from_elsewhere(get):
+    page = get("/docs")
+    loaded = re.findall(r'(?:src|href)="([^"]*)"', page.data.decode())
+    assert "docs/swagger-ui-bundle.js" in loaded
+    for address in loaded:
+        assert address.startswith("data:") or get(f"/{address}").status == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert b'validatorUrl": null' in page.data
+
+
+def test_every_operation_says_what_it_is_for_and_what_it_takes(get):
+    document = json.loads(get("/openapi.json").data)
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert operation["summary"].endswith("."), (method, path)
+            assert path == "/healthz" or (operation["security"] and "401" in operation["responses"])
 
 
 def test_a_busy_port_is_said_with_the_fix(store):
