@@ -58,7 +58,7 @@ def test_a_run_with_wild_rewards_takes_all_its_steps_and_leaves_nothing_behind(
     wait_until(lambda: not processes_of(tmp_path))
     log = (tmp_path / "w.log").read_text()
     for kind in ("raised", "timed_out", "out_of_memory", "died"):
-        assert f'"kind":"{kind}"' in log
+        assert f" kind={kind} " in log
     assert len(metrics(folder)) == 3
 
 
