@@ -5,6 +5,7 @@ They are forked from one that has imported what the command needs, and used noth
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ def _be_volley(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # Some imports look it up, which then holds for every fork, whatever its TMPDIR says.
+    tempfile.tempdir = None
     with log.open("ab", buffering=0) as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())

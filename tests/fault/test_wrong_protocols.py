@@ -1,6 +1,7 @@
 """The two tempting mistakes, in a real learner that is killed once: the audit finds both."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def faults_by_check(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 RIGHT = ("volley.learner",)
+# The first life has trained steps 1 and 2; which of its groups came first is the worker's affair.
+TWICE = re.compile(r"number \d was trained in steps [12]-0, [3-6]-0")
 
 
 def wrong(mistake: str) -> tuple[str, ...]:
@@ -73,4 +76,4 @@ def test_numbers_that_are_issued_without_a_look_at_the_ledger_are_trained_twice(
     live(wrong("forgets"), redis_url, folder)
     faults = faults_by_check(folder / "run")
     assert set(faults) == {"once", "sums"}
-    assert any("number 0 was trained in steps 1-0, 3-0" in fault for fault in faults["once"])
+    assert any(TWICE.search(fault) for fault in faults["once"]), faults["once"]
