@@ -17,6 +17,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, StrictUndefined
+from rich.filesize import decimal
 
 from volley.learner.logged_groups import LoggedGroups
 from volley.learner.served import Served
@@ -81,7 +82,7 @@ def page_routes(served: Served) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     groups = NewestGroups(LoggedGroups(served.folder))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"figure": figure, "amount": amount, "size": size, "span": span}
+    environment.filters |= {"figure": figure, "amount": amount, "size": decimal, "span": span}
     template = environment.from_string((FILES / "page.html").read_text(encoding="utf-8"))
 
     @router.get("/")
@@ -161,17 +162,6 @@ def figure(value: float | None, digits: int = 3) -> str:
 def amount(value: float) -> str:
     """A count with its thousands apart."""
     return f"{value:,.0f}"
-
-
-def size(num_bytes: int) -> str:
-    """Bytes in the unit that suits them."""
-    units = ("B", "kB", "MB", "GB")
-    value = float(num_bytes)
-    for unit in units[:-1]:
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:,.1f} {units[-1]}"
 
 
 def span(seconds: float | None) -> str:
