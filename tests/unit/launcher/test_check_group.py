@@ -9,7 +9,6 @@ from volley.launcher.check_inputs import Inputs
 from volley.launcher.check_notes import Notes
 from volley.launcher.check_sampling import Delivered
 from volley.launcher.findings import Level, bad
-from volley.learner.detokenizer import Detokenizer
 from volley.learner.policy import Policy
 from volley.learner.settings import Settings
 from volley.rollout.rehearsal import Answer
@@ -46,8 +45,7 @@ def look(group: Group, settings: Settings, inputs: Inputs, notes: Notes, *, fail
     if failure:
         failed = Failure(2, RUN, 0, 0, "check", FailureReason.REWARD, failure)
         answer = Answer(encode(failed), unrewarded=encode(group))
-    detokenizer = Detokenizer(Path("absent"), settings.model)
-    return look_into_training(Delivered(make_task(), answer), settings, inputs, detokenizer, notes)
+    return look_into_training(Delivered(make_task(), answer), settings, inputs, notes)
 
 
 def group_of(*rewards: float | None) -> Group:

@@ -51,6 +51,11 @@ def test_an_unfinished_run_is_told_of_and_whether_it_would_go_on(tmp_path):
     [goes_on] = look(settings)
     assert goes_on.level is Level.OK
     assert str(folder) in goes_on.found
+    (folder / "diverged.json").write_text('{"reason": "the loss is nan"}')
+    [diverged] = look(settings)
+    assert diverged.level is Level.WARN
+    assert "stopped before: the loss is nan" in diverged.found
+    assert "--continue" in str(diverged.advice)
     [changed] = look(make_settings(tmp_path, num_generations=4))
     assert changed.level is Level.BAD
     assert "sampling.num_generations is 4" in changed.found

@@ -29,7 +29,7 @@ from volley.launcher.check_sampling import device_of, sample
 from volley.launcher.check_screen import Shown, Token, show_all, show_json
 from volley.launcher.findings import ok
 from volley.launcher.run import engine_of
-from volley.learner.detokenizer import Detokenizer
+from volley.learner.policy import Policy
 from volley.learner.settings import Settings
 from volley.telemetry.stops import ExitCode
 
@@ -63,14 +63,13 @@ def examine(settings: Settings, code_folder: Path, folder: Path, notes: Notes, t
     if inputs is not None:
         shape = shape_of(settings.model)
         notes.add(*memory_findings(settings, shape, room))
-        detokenizer = Detokenizer(folder, settings.model)
-        _show_inputs(inputs, detokenizer, shown)
+        _show_inputs(inputs, shown)
         if shown.prompt is not None:
             notes.add(*tools_findings(inputs.environment, shown.prompt))
         if not notes.has_mistakes:
             num_answers = settings.sampling.num_generations
             tell(f"starting a worker, for {num_answers} answers and their rewards")
-            _rehearse(settings, inputs, code_folder, folder, detokenizer, notes, shown)
+            _rehearse(settings, inputs, code_folder, folder, notes, shown)
     look_around(settings, notes)
     notes.add(*disk_findings(settings, shape))
     return shown
@@ -81,7 +80,6 @@ def _rehearse(
     inputs: Inputs,
     code_folder: Path,
     folder: Path,
-    detokenizer: Detokenizer,
     notes: Notes,
     shown: Shown,
 ) -> None:
@@ -95,30 +93,26 @@ def _rehearse(
     notes.add(ok("worker", f"{engine} on {device_of(settings)}, {took_s:.0f} s with its start"))
     for one in delivered:
         if one.task.sampling is None:
-            shown.trajectories, shown.metrics = look_into_training(
-                one, settings, inputs, detokenizer, notes
-            )
+            shown.trajectories, shown.metrics = look_into_training(one, settings, inputs, notes)
         else:
             look_into_evaluation(one, settings, inputs, notes)
 
 
-def _show_inputs(inputs: Inputs, detokenizer: Detokenizer, shown: Shown) -> None:
+def _show_inputs(inputs: Inputs, shown: Shown) -> None:
     if inputs.prompts:
         prompt_ids = inputs.prompts[0].prompt_ids
-        shown.prompt = detokenizer.text_of(prompt_ids)
-        shown.prompt_tokens = _tokens(prompt_ids, (False,) * len(prompt_ids), detokenizer)
+        shown.prompt = inputs.policy.text_of(prompt_ids)
+        shown.prompt_tokens = _tokens(prompt_ids, (False,) * len(prompt_ids), inputs.policy)
     if inputs.demonstrations:
         first = inputs.demonstrations[0]
         trained = (*(False,) * len(first.prompt_ids), *first.trained)
         shown.demonstration = _tokens(
-            (*first.prompt_ids, *first.completion_ids), trained, detokenizer
+            (*first.prompt_ids, *first.completion_ids), trained, inputs.policy
         )
 
 
-def _tokens(
-    token_ids: Sequence[int], trained: Sequence[bool], detokenizer: Detokenizer
-) -> list[Token]:
+def _tokens(token_ids: Sequence[int], trained: Sequence[bool], policy: Policy) -> list[Token]:
     return [
-        Token(token_id, detokenizer.text_of([token_id]), is_trained)
+        Token(token_id, policy.text_of([token_id]), is_trained)
         for token_id, is_trained in zip(token_ids, trained, strict=True)
     ]

@@ -28,7 +28,7 @@ def reward_findings(
         yield warn(
             "rewards",
             f"all {len(given)} are {least:.4g}: nothing can be learnt from this group",
-            "look at another one with --set run.seed=1; if all are so: easier prompts, a finer "
+            "look at another one (--set run.seed=N); if all are so: easier prompts, a finer "
             "reward, more sampling.num_generations, or a [cold_start]",
         )
 

@@ -17,7 +17,6 @@ from volley.launcher.check_notes import Notes, is_bad
 from volley.launcher.check_sampling import HEAD, Delivered, group_in, unrewarded_group_in
 from volley.launcher.findings import Finding, ok
 from volley.learner.advantages import combine_rewards
-from volley.learner.detokenizer import Detokenizer
 from volley.learner.policy import Policy
 from volley.learner.selection import advantages_of
 from volley.learner.settings import Settings
@@ -43,7 +42,6 @@ def look_into_training(
     delivered: Delivered,
     settings: Settings,
     inputs: Inputs,
-    detokenizer: Detokenizer,
     notes: Notes,
 ) -> tuple[list[TrajectoryRecord], Metrics]:
     """What the group is, and what a step on it would be; less where something is wrong."""
@@ -51,13 +49,13 @@ def look_into_training(
     group = notes.take("reward", lambda: group_in(delivered, settings, vocab_size))
     if group is None:
         seen = unrewarded_group_in(delivered, settings, vocab_size)
-        return (_records_in(seen, settings, None, detokenizer) if seen else []), {}
+        return (_records_in(seen, settings, None, inputs.policy) if seen else []), {}
     taken = None
     # Where memory is too small, a step might take the whole machine with it.
     if not is_bad(notes.findings):
         taken = notes.take("step", lambda: _take_step(group, settings, inputs.policy))
     disposition = taken.result.dispositions[group.number] if taken else None
-    records = _records_in(group, settings, disposition, detokenizer)
+    records = _records_in(group, settings, disposition, inputs.policy)
     rewards = [record.reward for record in records]
     notes.add(*reward_findings(rewards, delivered.answer.complaints))
     notes.add(length_finding(records, settings.sampling.max_completion_length))
@@ -113,7 +111,7 @@ def _without_filter(settings: Settings) -> Settings:
 
 
 def _records_in(
-    group: Group, settings: Settings, disposition: str | None, detokenizer: Detokenizer
+    group: Group, settings: Settings, disposition: str | None, policy: Policy
 ) -> list[TrajectoryRecord]:
     """A record for each trajectory, as `volley trajectories` has them."""
     step = Step(
@@ -124,7 +122,7 @@ def _records_in(
         functions=settings.reward.functions,
         weights=settings.reward.function_weights,
         answer_tag=str(settings.environment.options.get("answer_tag", "answer")),
-        text_of=detokenizer.text_of,
+        text_of=policy.text_of,
     )
     worth = advantages_of([group], selection_rules(settings))
     [advantages_G], [valid_G] = worth.advantages_PG.tolist(), worth.valid_PG.tolist()

@@ -20,7 +20,7 @@ from volley.learner.identity import Identity, identity_of
 from volley.learner.policy import InvalidChat, Policy
 from volley.learner.prompts import Prompts, Row, read_rows
 from volley.learner.reward_code import read_reward_specs
-from volley.learner.run_folder import find_run_folder
+from volley.learner.run_folder import divergence_of, find_run_folder
 from volley.learner.settings import Settings
 from volley.learner.weight_store import root_of_tensors
 from volley.schemas.run_spec import EnvironmentSpec, RewardSpec
@@ -199,6 +199,10 @@ def _unfinished_run(settings: Settings, inputs: Inputs) -> list[Finding]:
     if settings.cold_start is None:
         root = root_of_tensors(inputs.policy.published_tensors())
     recorded.check(identity_of(settings, recorded.run, root, inputs.rewards, inputs.environment))
+    reason = divergence_of(folder)
+    if reason is not None:
+        advice = "`volley run --continue` goes on from its last good step, --fresh begins another"
+        return [warn("run folder", f"{folder} has stopped before: {reason}", advice)]
     return [ok("run folder", f"{folder}, unfinished: a run goes on there (--fresh: in another)")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from volley.learner.redis_url import read_redis_url
-from volley.learner.run_folder import RunFolder, find_run_folder
+from volley.learner.run_folder import RunFolder, divergence_of, find_run_folder
 from volley.learner.settings import Settings, load_settings
 from volley.learner.token import read_tokens
 from volley.telemetry.logs import set_up_logs
@@ -64,10 +64,11 @@ def _check_divergence(folder: RunFolder, *, go_on: bool) -> None:
     """Raise Stop for a run that has diverged, unless a person says that it may go on."""
     if go_on:
         folder.forget_divergence()
-    if folder.diverged:
+    reason = divergence_of(folder.path)
+    if reason is not None:
         raise Stop(
             ExitCode.DIVERGED,
-            f"run {folder.run} has stopped before: {folder.diverged}\nIt goes on from its last "
+            f"run {folder.run} has stopped before: {reason}\nIt goes on from its last "
             "good step with --continue (and other settings); --fresh begins another run",
         )
 

@@ -137,6 +137,12 @@ class Policy:
         """Token ids of a piece of a completion, as it stands."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """With special tokens, as the model has them."""
+        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        assert isinstance(text, str), "one sequence has one text"
+        return text
+
     @property
     def end_token_id(self) -> int:
         """What ends a completion that was not sampled; raises Stop where there is none."""

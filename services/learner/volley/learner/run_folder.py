@@ -69,6 +69,12 @@ def is_finished(folder: Path) -> bool:
     return isinstance(summary, dict) and summary.get("state") == "finished"
 
 
+def divergence_of(folder: Path) -> str | None:
+    """Why the run stopped and must not go on by itself, if it did."""
+    path = folder / "diverged.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.exists() else None
+
+
 @contextmanager
 def explaining_run_folder(path: Path) -> Iterator[None]:
     """Raise Stop for a folder in which nothing can be written."""
@@ -171,13 +177,6 @@ class RunFolder:
     def enter_epoch(self, epoch: int) -> None:
         """Put an epoch on the disk, before anybody hears of it."""
         self._replace("epoch", f"{epoch}\n".encode())
-
-    @property
-    def diverged(self) -> str | None:
-        """Why the run stopped and must not go on by itself, if it did."""
-        if not (self.path / "diverged.json").exists():
-            return None
-        return str(self.read_json("diverged.json")["reason"])
 
     def remember_divergence(self, reason: str) -> None:
         """Let no learner go on here before a person has looked."""
