@@ -1,6 +1,5 @@
 """A worker as a process: how it starts, and how it leaves when told to."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import pytest
 
 from tests.learner_side import LearnerSide
 from tests.processes import running
-from tests.tiny_models import save_tiny_qwen3
 from tests.waiting import wait_until
 from volley.schemas.groups import FailureReason
 from volley.schemas.run_spec import RewardSpec
@@ -73,33 +71,6 @@ def test_a_second_signal_ends_a_worker_at_once(hanging_side, tmp_path):
 def test_help_does_not_wait_for_torch():
     code = (
         "import sys; from volley.rollout.__main__ import rollout; "
-        "import volley.rollout.evaluate; "
         "assert not {'torch', 'transformers', 'redis'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_evaluate_prints_one_object_as_its_last_line(tmp_path):
-    save_tiny_qwen3(tmp_path / "model")
-    data = tmp_path / "data.jsonl"
-    data.write_text('{"prompt": "sort ba=", "answer": "ab"}\n' * 6)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "volley.rollout.evaluate", tmp_path / "model", data),
-            *("--reward", "exact_match", "--max-completion-length", "10"),
-            *("--samples-per-prompt", "2", "--seed", "0"),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result.keys() == {
-        *("sampled", "sampled_stderr", "greedy", "prompts", "metrics", "samples")
-    }
-    assert result["prompts"] == 6
-    assert len(result["samples"]) == 5
-    assert result["samples"][0].keys() == {
-        *("prompt", "completion", "turns", "insertions", "reward")
-    }
-    assert "sampled 6 of 6 prompts" in done.stderr

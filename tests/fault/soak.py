@@ -278,11 +278,14 @@ def _evaluate(folder: Path) -> str:
     """Before and after, sampled at temperature 1: killed or not, it is to learn."""
     shares = []
     for model in (folder / "task" / "start", folder / "run" / "model"):
-        data = folder / "task" / "held_out.jsonl"
-        options = ("--max-completion-length", "10", "--device", "cpu")
-        command = [sys.executable, "-m", "volley.rollout.evaluate", str(model), str(data), *options]
+        command = [
+            *(sys.executable, "-m", "volley.launcher", "evaluate"),
+            *(str(folder / "task" / "config.toml"), str(folder / "task" / "held_out.jsonl")),
+            *("--model", str(model), "--num-generations", "1", "--json"),
+            *("--set", "devices.engine=transformers"),
+        ]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        shares.append(json.loads(told.splitlines()[-1])["sampled"])
+        shares.append(json.loads(told)["metrics"]["reward"])
     return f"{shares[0]:.3f} before, {shares[1]:.3f} after"
 
 

@@ -7,30 +7,40 @@ import pytest
 from rich.console import Console
 
 from volley.launcher.demo import DEMOS, complete_summary
-from volley.launcher.demo_screen import Evaluation, Sample, answer_of, answers_table, figures_table
+from volley.launcher.demo_screen import answers_table, figures_table
+from volley.launcher.evaluation_screen import Evaluation, Part, Sample, answer_of
+from volley.schemas.past import Source
 
-SEARCHED = Sample(
-    prompt="q: food of trm?",
-    turns=("<search>food trm</search>", "<answer>wia</answer>"),
-    insertions=("<information>food trm: wia</information>",),
-    reward=1.0,
+PROMPTS = ("q: food of trm?", "q: capital of shy?", "q: river of kor?")
+SEARCHED = (
+    Part(Source.GENERATED, "<search>food trm</search>"),
+    Part(Source.INSERTED, "<information>food trm: wia</information>"),
+    Part(Source.GENERATED, "<answer>wia</answer>"),
 )
-GUESSED = Sample("q: food of trm?", ("<answer>dki</answer>",), (), 0.0)
+GUESSED = (Part(Source.GENERATED, "<answer>dki</answer>"),)
 
 
-def evaluation(sampled: float, greedy: float, searched: float, *samples: Sample) -> Evaluation:
+def evaluation(
+    sampled: float, greedy: float, searched: float, parts: tuple[Part, ...], reward: float
+) -> Evaluation:
     return Evaluation(
-        sampled=sampled,
-        sampled_stderr=0.01,
-        greedy=greedy,
-        prompts=300,
-        metrics={"searched": searched},
-        samples=samples,
+        model="model",
+        data="held_out.jsonl",
+        temperature=1.0,
+        num_generations=2,
+        metrics={
+            "num_prompts": 300,
+            "reward": sampled,
+            "reward_stderr": 0.01,
+            "reward_greedy": greedy,
+            "environment/searched": searched,
+        },
+        samples=tuple(Sample(prompt, parts, reward) for prompt in PROMPTS),
     )
 
 
-BEFORE = evaluation(0.17, 0.0, 0.29, GUESSED, GUESSED, GUESSED)
-AFTER = evaluation(0.89, 0.99, 0.98, SEARCHED, SEARCHED, SEARCHED)
+BEFORE = evaluation(0.17, 0.0, 0.29, GUESSED, 0.0)
+AFTER = evaluation(0.89, 0.99, 0.98, SEARCHED, 1.0)
 
 
 @pytest.fixture
@@ -39,7 +49,7 @@ def console() -> Console:
 
 
 def test_generated_and_inserted_text_have_colours_of_their_own():
-    answer = answer_of(SEARCHED)
+    answer = answer_of(Sample(PROMPTS[0], SEARCHED, 1.0))
     assert answer.plain.splitlines() == [
         "<search>food trm</search>",
         "<information>food trm: wia</information>",
@@ -55,7 +65,8 @@ def test_generated_and_inserted_text_have_colours_of_their_own():
 
 
 def test_an_answer_that_could_not_be_scored_says_so():
-    assert answer_of(Sample("q", ("a",), (), None)).plain == "a\nno reward"
+    answer = answer_of(Sample("q", (Part(Source.GENERATED, "a"),), None))
+    assert answer.plain == "a\nno reward"
 
 
 def test_figures_before_and_after_stand_side_by_side(console):
@@ -73,7 +84,7 @@ def test_two_prompts_are_shown_with_both_answers_in_80_columns(console):
     console.print(answers_table(BEFORE, AFTER))
     lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
     answer = [
-        "q: food of trm? before <answer>dki</answer>",
+        "before <answer>dki</answer>",
         "reward 0",
         "after <search>food trm</search>",
         "<information>food trm: wia</information>",
@@ -81,7 +92,11 @@ def test_two_prompts_are_shown_with_both_answers_in_80_columns(console):
         "reward 1",
     ]
     shown = [line for line in lines if any(character.isalpha() for character in line)]
-    assert shown == ["prompt GRPO answer", *answer, *answer]
+    assert shown == [
+        "prompt GRPO answer",
+        *(f"{PROMPTS[0]} {answer[0]}", *answer[1:]),
+        *(f"{PROMPTS[1]} {answer[0]}", *answer[1:]),
+    ]
 
 
 def test_the_summary_gets_what_only_the_evaluations_know(tmp_path):

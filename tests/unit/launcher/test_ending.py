@@ -35,7 +35,7 @@ def test_a_finished_run_shows_its_figures_its_paths_and_what_to_type(
     assert "0.275 -> 0.775 (means of the first and the last 10 steps)" in text
     assert "812" in text
     assert "runs/sums-1/reward.png" in text
-    assert "python -m volley.rollout.evaluate runs/sums-1/model" in text
+    assert "volley evaluate sums.toml HELD_OUT.jsonl --model runs/sums-1/model" in text
     assert (folder / "reward.png").exists()
 
 

@@ -79,7 +79,7 @@ SAID = st.text(CHARACTERS, max_size=12)
 @given(turns=st.lists(st.tuples(SAID, ANSWER), max_size=4), stopped=st.booleans())
 def test_the_text_of_an_episode_is_that_of_the_whole_chat(tokenizer, plain, turns, stopped):
     chat = [{"role": "user", "content": "q"}]
-    ids = list(tokenizer.prompt_ids(chat))
+    ids = plain.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     num_marks = len(ids) - len(spelt("user\nq\nassistant\n"))
     for said, answer in turns:
         ids += [*spelt(said), *([] if stopped else [END])]

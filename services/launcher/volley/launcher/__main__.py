@@ -1,5 +1,6 @@
 """The `volley` command: its verbs; what one of them needs is imported when it runs."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -54,6 +55,14 @@ Examples:
 volley check config.toml
 
 volley check config.toml --set devices.engine=transformers --set run.seed=1
+"""
+
+EVALUATE_EXAMPLES = """
+Examples:
+
+volley evaluate config.toml held_out.jsonl --model runs/sums-20260101-120000/model
+
+volley evaluate config.toml --set sampling.temperature=0.6 --json
 """
 
 EXPORT_EXAMPLES = """
@@ -242,6 +251,53 @@ def check(
         from volley.launcher.check import run_check
 
         raise typer.Exit(run_check(settings, config.parent.resolve(), as_json=as_json))
+
+
+@app.command(epilog=EVALUATE_EXAMPLES)
+def evaluate(
+    config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="JSONL like data.train; left out: evaluation.data.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A folder, or a model id; left out: model.path, as before a run."),
+    ] = None,
+    num_generations: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Answers to each prompt, beside a greedy one; left out: as a run."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One object, with the keys of evaluations.jsonl.")
+    ] = False,
+) -> None:
+    """Ask a model held-out prompts, with the environment and the rewards of a run.
+
+    A worker is started with the config's engine; no Redis and no learner. Nothing is kept.
+    """
+    with reporting_stops():
+        set_up_logs("launcher", style="text")
+        given = {
+            "evaluation.data": data and data.resolve(),
+            "model.path": model and (Path(model).resolve() if Path(model).is_dir() else model),
+        }
+        settings = load_settings(
+            config,
+            [
+                *(overrides or []),
+                *(f"{key}={json.dumps(str(value))}" for key, value in given.items() if value),
+                *([f"evaluation.num_generations={num_generations}"] if num_generations else []),
+            ],
+        )
+        from volley.launcher.evaluation import run_evaluation
+
+        run_evaluation(settings, config.parent.resolve(), as_json=as_json)
 
 
 @app.command(epilog=EXPORT_EXAMPLES)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from volley.launcher.progress_bar import progress_bar
 from volley.telemetry.stops import ExitCode
 
 if TYPE_CHECKING:  # heavy, and not needed to answer --help
@@ -27,7 +27,7 @@ def run_audit(run_folder: Path, *, from_start: bool, as_json: bool) -> ExitCode:
     from volley.learner.audit import audit
     from volley.learner.past_run import open_run
 
-    with open_run(run_folder) as run, replay_progress() as progress:
+    with open_run(run_folder) as run, progress_bar() as progress:
         start = run.oldest_kept(from_start=from_start)
         bar = progress.add_task("replaying", total=len(run.places(start, None)))
         findings = audit(run, start, lambda step: progress.advance(bar))
@@ -52,18 +52,6 @@ def show_findings(run_folder: Path, findings: "Sequence[Finding]") -> None:
             "us with this table and the folder's logs",
             soft_wrap=True,
         )
-
-
-def replay_progress() -> Progress:
-    """A bar on standard error, with the time that is left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
 
 
 def _found(faults: Sequence[str]) -> Text:

@@ -25,10 +25,10 @@ from volley.launcher.check_machine import (
     shape_of,
 )
 from volley.launcher.check_notes import Notes
-from volley.launcher.check_sampling import device_of, sample
+from volley.launcher.check_sampling import sample
 from volley.launcher.check_screen import Shown, Token, show_all, show_json
 from volley.launcher.findings import ok
-from volley.launcher.run import engine_of
+from volley.launcher.rehearsal import place_of
 from volley.learner.policy import Policy
 from volley.learner.settings import Settings
 from volley.telemetry.stops import ExitCode
@@ -89,8 +89,7 @@ def _rehearse(
     if delivered is None:
         return
     took_s = time.monotonic() - began_s
-    engine = engine_of(settings.devices.engine)
-    notes.add(ok("worker", f"{engine} on {device_of(settings)}, {took_s:.0f} s with its start"))
+    notes.add(ok("worker", f"{place_of(settings)}, {took_s:.0f} s with its start"))
     for one in delivered:
         if one.task.sampling is None:
             shown.trajectories, shown.metrics = look_into_training(one, settings, inputs, notes)

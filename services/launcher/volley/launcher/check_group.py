@@ -14,8 +14,9 @@ from volley.launcher.check_findings import (
 )
 from volley.launcher.check_inputs import Inputs
 from volley.launcher.check_notes import Notes, is_bad
-from volley.launcher.check_sampling import HEAD, Delivered, group_in, unrewarded_group_in
+from volley.launcher.check_sampling import Delivered
 from volley.launcher.findings import Finding, ok
+from volley.launcher.rehearsal import HEAD, group_in
 from volley.learner.advantages import combine_rewards
 from volley.learner.policy import Policy
 from volley.learner.selection import advantages_of
@@ -46,10 +47,13 @@ def look_into_training(
 ) -> tuple[list[TrajectoryRecord], Metrics]:
     """What the group is, and what a step on it would be; less where something is wrong."""
     vocab_size = inputs.policy.vocab_size
-    group = notes.take("reward", lambda: group_in(delivered, settings, vocab_size))
+    task, answer = delivered.task, delivered.answer
+    group = notes.take("reward", lambda: group_in(answer.body, task, settings, vocab_size))
     if group is None:
-        seen = unrewarded_group_in(delivered, settings, vocab_size)
-        return (_records_in(seen, settings, None, inputs.policy) if seen else []), {}
+        if answer.unrewarded is None:
+            return [], {}
+        seen = group_in(answer.unrewarded, task, settings, vocab_size)
+        return _records_in(seen, settings, None, inputs.policy), {}
     taken = None
     # Where memory is too small, a step might take the whole machine with it.
     if not is_bad(notes.findings):
@@ -57,7 +61,7 @@ def look_into_training(
     disposition = taken.result.dispositions[group.number] if taken else None
     records = _records_in(group, settings, disposition, inputs.policy)
     rewards = [record.reward for record in records]
-    notes.add(*reward_findings(rewards, delivered.answer.complaints))
+    notes.add(*reward_findings(rewards, answer.complaints))
     notes.add(length_finding(records, settings.sampling.max_completion_length))
     if taken is None:
         return records, {}
@@ -75,7 +79,8 @@ def look_into_evaluation(
 ) -> None:
     """Whether held-out prompts can be answered and rewarded."""
     vocab_size = inputs.policy.vocab_size
-    group = notes.take("evaluation", lambda: group_in(delivered, settings, vocab_size))
+    body, task = delivered.answer.body, delivered.task
+    group = notes.take("evaluation", lambda: group_in(body, task, settings, vocab_size))
     if group is not None:
         notes.add(_evaluation_finding(group, settings.reward.function_weights))
 

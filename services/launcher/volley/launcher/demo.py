@@ -20,20 +20,21 @@ import msgspec
 from rich.console import Console
 
 from volley.launcher.children import Child
-from volley.launcher.demo_screen import Demonstration, Evaluation, show
+from volley.launcher.demo_screen import Demonstration, show
 from volley.launcher.ending import read_summary
+from volley.launcher.evaluation_screen import Evaluation
 from volley.launcher.run import Plan, train
 from volley.launcher.supervisor import Interrupted, Supervisor
 from volley.learner.run_folder import new_run_folder
-from volley.learner.settings import RunSettings, Settings
+from volley.learner.settings import RunSettings
 
 DEMOS: Mapping[str, Demonstration] = {
     "search": Demonstration(
         title="share of held-out questions answered",
-        samples_per_prompt=2,
-        rates={"search rate": "searched"},
+        num_generations=2,
+        rates={"search rate": "environment/searched"},
     ),
-    "sort": Demonstration(title="share of held-out prompts sorted", samples_per_prompt=4, rates={}),
+    "sort": Demonstration(title="share of held-out prompts sorted", num_generations=4, rates={}),
 }
 """By name; their tasks are `python -m volley.learner.NAME_task`."""
 
@@ -70,51 +71,33 @@ class Demo:
     def perform(self, task_options: Mapping[str, object]) -> tuple[Evaluation, Evaluation]:
         """All stages; how the model did before GRPO and after it."""
         self._console.print(f"run folder {self._folder}", soft_wrap=True)
-        self._stage("build", f"volley.learner.{self._name}_task", self._task, options=task_options)
+        words = chain.from_iterable({**task_options, "--seed": self._seed}.items())
+        self._stage("build", f"volley.learner.{self._name}_task", self._task, *words)
         plan = Plan.read(self._task / "config.toml", (), self._folder)
-        before = self._evaluate("before", self._task / "start", plan.settings)
+        before = self._evaluate("before", self._task / "start")
         self._console.print(
             f"GRPO: {plan.settings.run.steps} steps of {plan.settings.optim.groups_per_step} "
             f"prompts with {plan.settings.sampling.num_generations} answers each"
         )
         train(plan, self._supervisor, self._console)
-        return before, self._evaluate("after", self._folder / "model", plan.settings)
+        return before, self._evaluate("after", self._folder / "model")
 
-    def _evaluate(self, when: str, model: Path, settings: Settings) -> Evaluation:
+    def _evaluate(self, when: str, model: Path) -> Evaluation:
         """How a model does on the held-out prompts, under the rules that it is trained by."""
-        environment = settings.environment
-        options = {
-            "--reward": settings.reward.functions[0],
-            "--max-completion-length": settings.sampling.max_completion_length,
-            "--samples-per-prompt": DEMOS[self._name].samples_per_prompt,
-            "--device": "cpu",
-        }
-        if environment.name is not None:
-            options |= {
-                "--environment": environment.name,
-                "--environment-options": json.dumps(environment.options),
-                "--max-turns": environment.max_turns,
-                "--code": self._task,
-            }
         answer = self._stage(
-            f"evaluate-{when}",
-            "volley.rollout.evaluate",
-            model,
-            self._task / "held_out.jsonl",
-            options=options,
+            *(f"evaluate-{when}", "volley.launcher", "evaluate"),
+            *(self._task / "config.toml", self._task / "held_out.jsonl", "--model", model),
+            *("--num-generations", DEMOS[self._name].num_generations, "--json"),
+            # Of so small a model vLLM would take longer to start than these to answer.
+            *("--set", "devices.engine=transformers"),
         )
         return msgspec.json.decode(answer, type=Evaluation)
 
-    def _stage(self, name: str, module: str, *paths: Path, options: Mapping[str, object]) -> str:
+    def _stage(self, name: str, module: str, *words: object) -> str:
         """Run a module to its end; the last line that it wrote."""
-        words = chain.from_iterable(options.items())
         child = Child(
             name,
-            [
-                *(sys.executable, "-m", module),
-                *map(str, (*paths, *words)),
-                *("--seed", str(self._seed)),
-            ],
+            [sys.executable, "-m", module, *map(str, words)],
             self._folder / "logs" / f"{name}.log",
             {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
             speaks=True,
@@ -132,9 +115,10 @@ def complete_summary(
     """Add to summary.json what the learner cannot know."""
     summary = read_summary(folder)
     for when, evaluation in (("before", before), ("after", after)):
-        summary[f"held_out_{when}"] = evaluation.sampled
-        summary[f"greedy_{when}"] = evaluation.greedy
+        metrics = evaluation.metrics
+        summary[f"held_out_{when}"] = metrics["reward"]
+        summary[f"greedy_{when}"] = metrics["reward_greedy"]
         for name, metric in demo.rates.items():
-            summary[f"{name.replace(' ', '_')}_{when}"] = evaluation.metrics[metric]
+            summary[f"{name.replace(' ', '_')}_{when}"] = metrics[metric]
     summary["wall_s"] = wall_s
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -3,16 +3,15 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice, zip_longest
 from pathlib import Path
 
-import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from volley.launcher.ending import paths_table, save_curve, typed
+from volley.launcher.evaluation_screen import Evaluation, answer_of, with_error
 from volley.launcher.trajectories import STYLES
 
 NUM_SHOWN = 2
@@ -25,41 +24,21 @@ class Demonstration:
 
     title: str
     """What its reward is the share of."""
-    samples_per_prompt: int
-    """Of an evaluation at temperature 1."""
+    num_generations: int
+    """Answers to each held-out prompt at temperature 1."""
     rates: Mapping[str, str]
-    """What else is shown: its name, and the environment's metric of which it is the mean."""
-
-
-class Sample(msgspec.Struct):
-    """One answer to a held-out prompt."""
-
-    prompt: str
-    turns: tuple[str, ...]
-    insertions: tuple[str, ...]
-    reward: float | None
-
-
-class Evaluation(msgspec.Struct):
-    """The last line of `python -m volley.rollout.evaluate`."""
-
-    sampled: float
-    """Mean reward at temperature 1."""
-    sampled_stderr: float
-    greedy: float
-    prompts: int
-    metrics: dict[str, float]
-    """Means of what the environment counts, at temperature 1."""
-    samples: tuple[Sample, ...]
+    """What else is shown: its name, and the metric that it is."""
 
 
 def show(
     console: Console, folder: Path, demo: Demonstration, before: Evaluation, after: Evaluation
 ) -> None:
     """Print what was learnt, where it is, and what to type next."""
-    save_curve(
-        folder, {"held-out before": before.sampled, "held-out after": after.sampled}, demo.rates
-    )
+    levels = {
+        f"held-out {when}": evaluation.metrics["reward"] or 0.0
+        for when, evaluation in (("before", before), ("after", after))
+    }
+    save_curve(folder, levels, demo.rates)
     console.print("", figures_table(demo, before, after), "", answers_table(before, after), "")
     console.print(paths_table(folder))
     shown = Path(os.path.relpath(folder))
@@ -79,36 +58,28 @@ def show(
 def figures_table(demo: Demonstration, before: Evaluation, after: Evaluation) -> Table:
     """Means over the held-out prompts."""
     table = Table(demo.title, "before GRPO", "after", box=box.SIMPLE_HEAD)
+    num_prompts = f"{before.metrics['num_prompts']:.0f}"
+    sampled = f"sampling at temperature 1 ({before.num_generations} x {num_prompts})"
+    old, new = before.metrics, after.metrics
     table.add_row(
-        f"sampling at temperature 1 ({demo.samples_per_prompt} x {before.prompts})",
-        f"{before.sampled:.3f} +- {before.sampled_stderr:.3f}",
-        f"{after.sampled:.3f} +- {after.sampled_stderr:.3f}",
+        sampled,
+        with_error(old["reward"], old["reward_stderr"]),
+        with_error(new["reward"], new["reward_stderr"]),
         style="bold",
     )
-    table.add_row(f"greedy ({before.prompts})", f"{before.greedy:.3f}", f"{after.greedy:.3f}")
-    for name, metric in demo.rates.items():
-        table.add_row(
-            f"{name} at temperature 1",
-            f"{before.metrics[metric]:.3f}",
-            f"{after.metrics[metric]:.3f}",
-        )
+    others = {f"greedy ({num_prompts})": "reward_greedy"}
+    others |= {f"{name} at temperature 1": metric for name, metric in demo.rates.items()}
+    for name, metric in others.items():
+        table.add_row(name, with_error(old[metric], None), with_error(new[metric], None))
     return table
 
 
 def answers_table(before: Evaluation, after: Evaluation) -> Table:
     """The same prompts, answered before and after; what was inserted has a colour of its own."""
     table = Table("prompt", "GRPO", "answer", box=box.SIMPLE_HEAD)
-    pairs = zip(before.samples, after.samples, strict=True)
-    for old, new in islice(pairs, NUM_SHOWN):
+    answered = {sample.prompt: sample for sample in after.samples}
+    both = [sample for sample in before.samples if sample.prompt in answered]
+    for old in both[:NUM_SHOWN]:
         table.add_row(Text(old.prompt, STYLES["prompt"]), "before", answer_of(old))
-        table.add_row("", "after", answer_of(new), end_section=True)
+        table.add_row("", "after", answer_of(answered[old.prompt]), end_section=True)
     return table
-
-
-def answer_of(sample: Sample) -> Text:
-    """A line for each turn and each insertion, then the reward."""
-    lines = []
-    for turn, insertion in zip_longest(sample.turns, sample.insertions, fillvalue=""):
-        lines += [Text(turn, STYLES["generated"]), Text(insertion, STYLES["inserted"])]
-    reward = "no reward" if sample.reward is None else f"reward {sample.reward:g}"
-    return Text("\n").join([*filter(None, lines), Text(reward, "bold")])

@@ -27,24 +27,19 @@ def read_summary(folder: Path) -> dict[str, object]:
     return summary
 
 
-def save_curve(
-    folder: Path, levels: Mapping[str, float], environment_metrics: Mapping[str, str]
-) -> Path | None:
+def save_curve(folder: Path, levels: Mapping[str, float], rates: Mapping[str, str]) -> Path | None:
     """Draw reward.png into the folder; None without steps to draw or matplotlib to draw with.
 
-    `environment_metrics`, by the names that are to stand beside them, get lines of their own.
+    `rates` are metrics, by the names that are to stand beside them: they get lines of their own.
     """
     metrics = folder / "metrics.jsonl"
     rewards = read_metric(metrics, REWARD)
     if not rewards or not can_draw():
         return None
-    rates = {
-        name: read_metric(metrics, f"environment/{metric}")
-        for name, metric in environment_metrics.items()
-    }
+    series = {name: read_metric(metrics, metric) for name, metric in rates.items()}
     png = folder / "reward.png"
     title = f"{folder.name}: reward over {rewards[-1][0]} steps"
-    draw_reward_curve(rewards, title, png, levels, rates)
+    draw_reward_curve(rewards, title, png, levels, series)
     return png
 
 
@@ -70,7 +65,8 @@ def show_ending(console: Console, folder: Path, steps: int, config: Path) -> Non
     elif (folder / "model").exists():
         model = Path(os.path.relpath(folder / "model"))
         console.print(
-            f"Next: {typed('python')} -m volley.rollout.evaluate {model} HELD_OUT.jsonl",
+            f"Next: {typed('volley')} evaluate {os.path.relpath(config)} HELD_OUT.jsonl "
+            f"--model {model}",
             soft_wrap=True,
             highlight=False,
         )

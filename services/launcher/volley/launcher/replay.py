@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from volley.launcher.audit import replay_progress
+from volley.launcher.progress_bar import progress_bar
 from volley.telemetry.stops import ExitCode
 
 if TYPE_CHECKING:  # heavy, and not needed to answer --help
@@ -31,7 +31,7 @@ def run_replay(
     console = Console(highlight=False)
     steps: list[Retaken] = []
     metrics = run_folder / time.strftime("replay-%Y%m%d-%H%M%S.jsonl", time.gmtime())
-    with open_run(run_folder) as run, replay_progress() as progress:
+    with open_run(run_folder) as run, progress_bar() as progress:
         retake = Retake(run, first, last, overrides)
         bar = progress.add_task("replaying", total=len(retake.places))
         for retaken in retake.steps():

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import tenacity
 import torch
 
@@ -37,7 +36,12 @@ from volley.learner.recovery import Recovery
 from volley.learner.replay import Replay, recorded_settings
 from volley.learner.reward_code import read_reward_specs
 from volley.learner.run_folder import RunFolder, after_cold_start
-from volley.learner.run_spec import describe_run, group_limits, sampling_spec
+from volley.learner.run_spec import (
+    describe_run,
+    evaluation_samplings,
+    group_limits,
+    sampling_spec,
+)
 from volley.learner.served import Served
 from volley.learner.settings import Settings
 from volley.learner.status import Progress, report_status
@@ -317,14 +321,10 @@ def read_held_out(settings: Settings) -> list[Row]:
 def _evaluation_rules(settings: Settings, sampling: SamplingSpec) -> EvaluationRules:
     evaluation = settings.evaluation
     assert evaluation is not None, "there is something to evaluate"
-    num_generations = evaluation.num_generations or sampling.num_generations
     return EvaluationRules(
         eval_steps=evaluation.eval_steps,
         num_steps=settings.run.steps,
-        samplings=(
-            msgspec.structs.replace(sampling, num_generations=num_generations),
-            msgspec.structs.replace(sampling, num_generations=1, temperature=0.0),
-        ),
+        samplings=evaluation_samplings(evaluation, sampling),
         reward_weights=settings.reward.function_weights,
         pass_reward=evaluation.pass_reward,
         seed=settings.run.seed,

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from volley.learner.advantages import combine_rewards
+from volley.schemas.groups import Trajectory
+
 Metrics = dict[str, float | None]
 
 
@@ -19,6 +22,16 @@ class Answer:
     is_truncated: bool
     metrics: Mapping[str, float]
     """What its environment has counted."""
+
+
+def answer_in(trajectory: Trajectory, weights: Sequence[float]) -> Answer:
+    """What counts of a completion, under the weights of the reward functions."""
+    return Answer(
+        combine_rewards(trajectory.rewards, weights),
+        trajectory.num_tokens,
+        trajectory.stop_reason.is_truncated,
+        trajectory.metrics,
+    )
 
 
 def describe_answers(

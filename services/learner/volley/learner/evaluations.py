@@ -19,8 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from volley.learner.advantages import combine_rewards
-from volley.learner.evaluation_scores import Answer, describe_answers
+from volley.learner.evaluation_scores import Answer, answer_in, describe_answers
 from volley.learner.leases import LeaseClock
 from volley.learner.metrics_file import MetricsLine
 from volley.learner.prompts import Prompts
@@ -31,7 +30,6 @@ from volley.schemas.groups import (
     FailureReason,
     Group,
     Task,
-    Trajectory,
     Version,
 )
 from volley.schemas.manifest import Manifest
@@ -191,7 +189,8 @@ class Evaluations:
             result = decode_result(delivery.body, self._limits[number % 2])
             if isinstance(result, Group):
                 self._check(asked, result, number)
-                answers = [self._answer(one) for one in result.trajectories]
+                weights = self._rules.reward_weights
+                answers = [answer_in(one, weights) for one in result.trajectories]
                 self._close(asked, number, answers)
             elif result.reason is FailureReason.HANDED_BACK:
                 self._queue.reissue(number, delivery.held, self._body(asked, number))
@@ -241,14 +240,6 @@ class Evaluations:
         log(
             "evaluated, incompletely" if asked.open else "evaluated",
             extra={"version": str(asked.version), "num_open": len(asked.open), **metrics},
-        )
-
-    def _answer(self, trajectory: Trajectory) -> Answer:
-        return Answer(
-            combine_rewards(trajectory.rewards, self._rules.reward_weights),
-            trajectory.num_tokens,
-            trajectory.stop_reason.is_truncated,
-            trajectory.metrics,
         )
 
     def _body(self, asked: _Asked, number: int) -> bytes:

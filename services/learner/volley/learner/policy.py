@@ -137,9 +137,9 @@ class Policy:
         """Token ids of a piece of a completion, as it stands."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def text_of(self, token_ids: Sequence[int]) -> str:
-        """With special tokens, as the model has them."""
-        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+    def text_of(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of tokens, by itself as the model has it."""
+        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         assert isinstance(text, str), "one sequence has one text"
         return text
 

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import msgspec
+
+from volley.learner.evaluation_settings import EvaluationSettings
 from volley.learner.policy import Policy
 from volley.learner.reward_code import reward_limits
 from volley.learner.settings import NEUTRAL_SAMPLING, Settings
@@ -52,6 +55,17 @@ def sampling_spec(settings: Settings, policy: Policy) -> SamplingSpec:
         max_completion_length=sampling.max_completion_length,
         stop_token_ids=policy.stop_token_ids(sampling.stop_token_ids),
         **{key: getattr(sampling, key) for key in NEUTRAL_SAMPLING},
+    )
+
+
+def evaluation_samplings(
+    evaluation: EvaluationSettings, sampling: SamplingSpec
+) -> tuple[SamplingSpec, SamplingSpec]:
+    """How held-out prompts are answered: at the sampling temperature, and greedily."""
+    num_generations = evaluation.num_generations or sampling.num_generations
+    return (
+        msgspec.structs.replace(sampling, num_generations=num_generations),
+        msgspec.structs.replace(sampling, num_generations=1, temperature=0.0),
     )
 
 

@@ -1,4 +1,4 @@
-"""Tasks answered without a learner and without Redis: what `volley check` shows before a run.
+"""Tasks answered without a learner and without Redis: for `volley check` and `volley evaluate`.
 
 FOLDER/rehearsal    in: what a worker is told otherwise
 FOLDER/model/       in: configuration, tokenizer and weights
@@ -6,7 +6,7 @@ FOLDER/answers      out: for each task what a worker would deliver
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from volley.schemas.groups import FailureReason, Task, Version
 from volley.schemas.run_spec import RunSpec
 from volley.telemetry.stops import ExitCode, Stop
 
-WORKER = "check"
+WORKER = "rehearsal"
 
 Ended = EpisodesEnded | EpisodesFailed
 
@@ -51,8 +51,11 @@ class Answer(Struct, frozen=True):
     """The group behind a failure of a reward, for the eye."""
 
 
-def rehearse(folder: Path, settings: WorkerSettings) -> None:
-    """Answer the tasks in `folder` as a worker with these settings would; raises Stop."""
+def rehearse(folder: Path, settings: WorkerSettings, tell: Callable[[int], None]) -> None:
+    """Answer the tasks in `folder` as a worker with these settings would; raises Stop.
+
+    `tell` hears how many have been sampled so far.
+    """
     torch.set_num_threads(settings.num_threads)
     rehearsal = msgspec.msgpack.decode((folder / "rehearsal").read_bytes(), type=Rehearsal)
     check_room(rehearsal.spec, settings)
@@ -67,7 +70,7 @@ def rehearse(folder: Path, settings: WorkerSettings) -> None:
             closing(Episodes(engine, tokenizer, rehearsal.spec.vocab_size, rules)) as episodes,
             closing(RewardPool(rehearsal.spec.rewards, code_folder, limits)) as rewards,
         ):
-            ended = _sample(episodes, rehearsal)
+            ended = _sample(episodes, rehearsal, tell)
             answers = [
                 _answer(task, ended[str(index)], tokenizer, rewards, limits.on_failure)
                 for index, task in enumerate(rehearsal.tasks)
@@ -84,7 +87,9 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(itertools.chain.from_iterable(load_file(file).items() for file in files))
 
 
-def _sample(episodes: Episodes, rehearsal: Rehearsal) -> Mapping[str, Ended]:
+def _sample(
+    episodes: Episodes, rehearsal: Rehearsal, tell: Callable[[int], None]
+) -> Mapping[str, Ended]:
     """How each task ended, by its place."""
     for index, task in enumerate(rehearsal.tasks):
         sampling = task.sampling or rehearsal.spec.sampling
@@ -95,7 +100,10 @@ def _sample(episodes: Episodes, rehearsal: Rehearsal) -> Mapping[str, Ended]:
         )
     found: dict[str, Ended] = {}
     while len(found) < len(rehearsal.tasks):
-        found |= {one.id: one for one in episodes.step().ended}
+        ended = episodes.step().ended
+        found |= {one.id: one for one in ended}
+        if ended:
+            tell(len(found))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The model folder's tokenizer: text of a completion, and prompts where no learner made them."""
+"""The model folder's tokenizer: text of a completion, and tokens of what is inserted into it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +21,6 @@ class Tokenizer:
             raise Stop(ExitCode.CONFIG, f"{model_folder}: no usable tokenizer: {error}") from error
         self._kept_out = set(self._tokenizer.all_special_ids) - {self._tokenizer.unk_token_id}
 
-    @property
-    def eos_token_id(self) -> int | None:
-        token_id = self._tokenizer.eos_token_id
-        return token_id if isinstance(token_id, int) else None
-
     def text_of(self, token_ids: Sequence[int]) -> str:
         """The text of a completion, without special tokens."""
         text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
@@ -45,13 +40,3 @@ class Tokenizer:
     def frame_ids(self, text: str) -> tuple[int, ...]:
         """Token ids of what the chat template has written, special tokens among them."""
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def prompt_ids(self, prompt: str | list[dict[str, str]]) -> tuple[int, ...]:
-        """Token ids of text as it stands, or of chat messages through the model's template."""
-        if isinstance(prompt, str):
-            ids = self._tokenizer(prompt)["input_ids"]
-        else:
-            ids = self._tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        return tuple(ids)
