@@ -44,7 +44,8 @@ def as_table(results: Sequence[Result]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         justify: JustifyMethod = "right" if column in NUMERIC_COLUMNS else "left"
-        table.add_column(column, justify=justify, no_wrap=column == "bench")
+        is_figure = column in NUMERIC_COLUMNS or column == "unit"
+        table.add_column(column, justify=justify, no_wrap=is_figure, overflow="fold")
     for row in rows(results):
         table.add_row(*row)
     return table

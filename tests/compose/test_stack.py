@@ -163,6 +163,17 @@ def test_down_ends_everything_cleanly_and_up_goes_on_where_it_was(stack, deaths,
     assert after.ledger.trained > before.ledger.trained
 
 
+def test_a_model_is_evaluated_on_held_out_prompts(stack):
+    told = stack.compose(
+        *("run", "--rm", "--no-TTY", "evaluate", "/project/config.toml", "/project/held_out.jsonl"),
+        *("--model", "/project/start", "--num-generations", "1", "--json"),
+    )
+    metrics = json.loads(told)["metrics"]
+    assert metrics["num_answered"] == 500
+    # It has seen few right answers, and knows what they look like.
+    assert 0 < metrics["reward"] < 0.3 < metrics["reward_greedy"] < 1
+
+
 def test_nothing_is_left_but_the_images(stack):
     stack.down()
     assert stack.leftovers() == []
