@@ -101,7 +101,8 @@ def run(name: str, console: Console, *, quick: bool) -> Result:
     if done.returncode:
         console.print(done.stdout, markup=False, highlight=False)
         return Result(name, failure=last_line)
-    origin = {"bench": name, "commit": commit(), "busy_cores_beside": round(max(0.0, others_s) / took_s, 1)}
+    busy = round(max(0.0, others_s) / took_s, 1)
+    origin = {"bench": name, "commit": commit(), "busy_cores_beside": busy}
     figures = {**origin, **json.loads(last_line)}
     if not quick:
         result_file(name).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
