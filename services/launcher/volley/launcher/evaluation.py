@@ -20,12 +20,13 @@ from volley.launcher.evaluation_screen import Evaluation, Part, Sample, show, sh
 from volley.launcher.progress_bar import progress_bar
 from volley.launcher.rehearsal import group_in, place_of, rehearse, task_of
 from volley.learner.advantages import combine_rewards
+from volley.learner.assembly import tokenised
 from volley.learner.chat_frames import framed
 from volley.learner.environment_code import read_environment_spec, tool_schemas
 from volley.learner.evaluation_scores import Answer, answer_in, describe_answers
 from volley.learner.evaluation_settings import EvaluationSettings
 from volley.learner.policy import Policy
-from volley.learner.prompts import Prompt, Prompts, read_rows, tokenise_rows
+from volley.learner.prompts import Prompt, Prompts, read_rows
 from volley.learner.reward_code import read_reward_specs
 from volley.learner.run_spec import evaluation_samplings, sampling_spec
 from volley.learner.settings import Settings
@@ -99,8 +100,7 @@ def _read(
     policy = Policy.load(model, "cpu", tool_schemas(environment))
     stop_token_ids = policy.stop_token_ids(settings.sampling.stop_token_ids)
     environment = framed(environment, policy, stop_token_ids, rows)
-    room = policy.context_length - settings.sampling.max_completion_length
-    prompts = tokenise_rows(rows, policy.tokenise, room, settings.run.seed)
+    prompts = tokenised(rows, policy, settings)
     return Inputs(policy, rewards, environment, None, prompts, []), prompts
 
 
