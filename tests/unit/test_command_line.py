@@ -22,7 +22,7 @@ def answer(*arguments: str) -> str:
 
 def test_all_verbs_are_there():
     steering = "checkpoint drain page pause resume stop"
-    others = "audit check dead demo doctor export learner replay rollout run sft"
+    others = "audit check dead demo doctor evaluate export learner replay rollout run sft"
     showing = "status trajectories"
     assert sorted(f"{steering} {others} {showing}".split()) == VERBS
 

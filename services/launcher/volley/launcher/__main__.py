@@ -10,7 +10,8 @@ import typer
 import volley.launcher.dead
 import volley.learner.__main__
 import volley.rollout.__main__
-from volley.launcher.commands import add_commands
+from volley.launcher import commands, commands_past
+from volley.launcher.options import Overrides, Panel
 from volley.learner.settings import load_settings
 from volley.telemetry.logs import set_up_logs
 from volley.telemetry.stops import reporting_stops
@@ -65,40 +66,6 @@ volley evaluate config.toml held_out.jsonl --model runs/sums-20260101-120000/mod
 volley evaluate config.toml --set sampling.temperature=0.6 --json
 """
 
-EXPORT_EXAMPLES = """
-Examples:
-
-volley export runs/sums-20260101-120000 model
-
-volley export runs/sums-20260101-120000 model-at-100 --step 100
-
-volley export runs/sums-20260101-120000 adapter --adapter
-"""
-
-AUDIT_EXAMPLES = """
-Example:
-
-volley audit runs/sums-20260101-120000
-"""
-
-REPLAY_EXAMPLES = """
-Examples:
-
-volley replay runs/sums-20260101-120000
-
-volley replay runs/sums-20260101-120000 --from 20 --to 60 --set loss.epsilon_high=0.3
-"""
-
-TRAJECTORIES_EXAMPLES = """
-Examples:
-
-volley trajectories runs/sums-20260101-120000
-
-volley trajectories runs/sums-20260101-120000 --number 17 --logprobs
-
-volley trajectories runs/sums-20260101-120000 --step 80 --json | jq .reward
-"""
-
 DEMO_EXAMPLES = """
 Examples:
 
@@ -116,15 +83,6 @@ app = typer.Typer(
 )
 
 
-StoppedRun = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="Of a run that no learner works on.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable."),
-]
-
-
 class DemoName(StrEnum):
     SEARCH = "search"
     SORT = "sort"
@@ -136,7 +94,7 @@ class DemoEngine(StrEnum):
     VLLM = "vllm"
 
 
-@app.command(epilog=RUN_EXAMPLES)
+@app.command(epilog=RUN_EXAMPLES, rich_help_panel=Panel.TRAIN)
 def run(
     config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
     overrides: Overrides = None,
@@ -167,13 +125,18 @@ def run(
         run_plan(Plan.read(config, overrides or [], run_folder, fresh=fresh, consent=consent))
 
 
-app.command(epilog=volley.learner.__main__.EXAMPLES)(volley.learner.__main__.learner)
-app.command(epilog=volley.rollout.__main__.EXAMPLES)(volley.rollout.__main__.rollout)
-app.add_typer(volley.launcher.dead.app, name="dead")
-add_commands(app)
+app.command(epilog=volley.learner.__main__.EXAMPLES, rich_help_panel=Panel.TRAIN)(
+    volley.learner.__main__.learner
+)
+app.command(epilog=volley.rollout.__main__.EXAMPLES, rich_help_panel=Panel.TRAIN)(
+    volley.rollout.__main__.rollout
+)
+app.add_typer(volley.launcher.dead.app, name="dead", rich_help_panel=Panel.PAST)
+commands.add_commands(app)
+commands_past.add_commands(app)
 
 
-@app.command(epilog=SFT_EXAMPLES)
+@app.command(epilog=SFT_EXAMPLES, rich_help_panel=Panel.TRAIN)
 def sft(
     config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
     out: Annotated[
@@ -193,7 +156,7 @@ def sft(
         run_sft(config, out, overrides or [])
 
 
-@app.command(epilog=STATUS_EXAMPLES)
+@app.command(epilog=STATUS_EXAMPLES, rich_help_panel=Panel.STEER)
 def status(
     url: Annotated[
         str | None,
@@ -215,7 +178,7 @@ def status(
         show_status(find_learner(url, Path("runs")), watch=watch, as_json=as_json)
 
 
-@app.command(epilog=DOCTOR_EXAMPLES)
+@app.command(epilog=DOCTOR_EXAMPLES, rich_help_panel=Panel.TRY)
 def doctor(
     config: Annotated[
         Path | None,
@@ -234,7 +197,7 @@ def doctor(
         raise typer.Exit(run_doctor(config, overrides or [], as_json=as_json))
 
 
-@app.command(epilog=CHECK_EXAMPLES)
+@app.command(epilog=CHECK_EXAMPLES, rich_help_panel=Panel.TRY)
 def check(
     config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
     overrides: Overrides = None,
@@ -253,7 +216,7 @@ def check(
         raise typer.Exit(run_check(settings, config.parent.resolve(), as_json=as_json))
 
 
-@app.command(epilog=EVALUATE_EXAMPLES)
+@app.command(epilog=EVALUATE_EXAMPLES, rich_help_panel=Panel.TRY)
 def evaluate(
     config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
     data: Annotated[
@@ -300,109 +263,7 @@ def evaluate(
         run_evaluation(settings, config.parent.resolve(), as_json=as_json)
 
 
-@app.command(epilog=EXPORT_EXAMPLES)
-def export(
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="Of any run, going or not.")
-    ],
-    out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    step: Annotated[
-        int | None,
-        typer.Option(min=0, help="Of the checkpoint to take; left out: the newest."),
-    ] = None,
-    adapter: Annotated[
-        bool, typer.Option("--adapter", help="LoRA's adapters alone, as peft and vLLM load them.")
-    ] = False,
-) -> None:
-    """Write the model of a checkpoint as a Hugging Face folder, for transformers, vLLM and others.
-
-    The run may go on meanwhile. Nothing is ever written over.
-    """
-    with reporting_stops():
-        set_up_logs("launcher", style="text")
-        from volley.learner.export import export as write_model
-
-        write_model(run_folder, out, step, adapters_alone=adapter)
-
-
-@app.command(epilog=AUDIT_EXAMPLES)
-def audit(
-    run_folder: StoppedRun,
-    from_start: Annotated[
-        bool,
-        typer.Option(
-            "--from-start", help="Replay the whole run, if checkpoint.keep_all_steps kept it."
-        ),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The findings as a list.")] = False,
-) -> None:
-    """Check that nothing was lost and nothing trained twice: sums, states, and a replay.
-
-    Exit code 0 if all is well, else 3. Nothing is written.
-    """
-    with reporting_stops():
-        set_up_logs("launcher", style="text")
-        from volley.launcher.audit import run_audit
-
-        raise typer.Exit(run_audit(run_folder, from_start=from_start, as_json=as_json))
-
-
-@app.command(epilog=REPLAY_EXAMPLES)
-def replay(
-    run_folder: StoppedRun,
-    first: Annotated[
-        int | None, typer.Option("--from", min=1, help="Step; left out: the oldest there is.")
-    ] = None,
-    last: Annotated[
-        int | None, typer.Option("--to", min=1, help="Step; left out: the newest there is.")
-    ] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Take logged steps again on the same groups, as they were or under other settings.
-
-    As they were they must give the recorded weights: exit code 0, else 3. Writes
-    replay-<UTC time>.jsonl into the run folder, with the keys of metrics.jsonl.
-    """
-    with reporting_stops():
-        set_up_logs("launcher", style="text")
-        from volley.launcher.replay import run_replay
-
-        raise typer.Exit(run_replay(run_folder, first, last, overrides or []))
-
-
-@app.command(epilog=TRAJECTORIES_EXAMPLES)
-def trajectories(
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="Of any run, going or not.")
-    ],
-    step: Annotated[int | None, typer.Option(min=1, help="All groups of a step.")] = None,
-    number: Annotated[int | None, typer.Option(min=0, help="All groups of a prompt.")] = None,
-    last: Annotated[
-        int | None, typer.Option(min=1, help="Of those only the last; of all steps, else: 2.")
-    ] = None,
-    has_logprobs: Annotated[
-        bool, typer.Option("--logprobs", help="Every generated token with what the engine said.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="All that is known, a line per trajectory.")
-    ] = False,
-) -> None:
-    """Show what the model was asked, what it said, what was inserted and what it was worth.
-
-    Steps are there from the oldest checkpoint on, or all with checkpoint.keep_all_steps.
-    """
-    with reporting_stops():
-        from volley.launcher.trajectories import print_trajectories, show_trajectories
-        from volley.learner.trajectories import Choice
-
-        choice = Choice(step, number, 2 if (step, number, last) == (None, None, None) else last)
-        if as_json:
-            print_trajectories(run_folder, choice)
-        else:
-            show_trajectories(run_folder, choice, has_logprobs=has_logprobs)
-
-
-@app.command(epilog=DEMO_EXAMPLES)
+@app.command(epilog=DEMO_EXAMPLES, rich_help_panel=Panel.TRAIN)
 def demo(
     name: Annotated[DemoName, typer.Argument(help="Which one.")] = DemoName.SEARCH,
     steps: Annotated[

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from volley.launcher.options import Panel
 from volley.telemetry.stops import ExitCode, Stop, reporting_stops
 
 TOKEN_PLACE = "the file `token` of its run folder, or VOLLEY_TOKEN"
@@ -38,8 +39,9 @@ def add_commands(app: typer.Typer) -> None:
     """Let `app` have these verbs."""
     for verb in (page, pause, resume, checkpoint, stop):
         token = "VOLLEY_TOKEN" if verb is page else "VOLLEY_ADMIN_TOKEN"
-        app.command(epilog=URL_EXAMPLES.format(verb=verb.__name__, token=token))(verb)
-    app.command(epilog=DRAIN_EXAMPLES)(drain)
+        examples = URL_EXAMPLES.format(verb=verb.__name__, token=token)
+        app.command(epilog=examples, rich_help_panel=Panel.STEER)(verb)
+    app.command(epilog=DRAIN_EXAMPLES, rich_help_panel=Panel.STEER)(drain)
 
 
 def page(url: Url = None) -> None:
