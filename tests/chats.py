@@ -17,6 +17,18 @@ CHARACTERS = "".join(map(chr, range(32, 127))) + "\n"
 IDS = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *TAGS, *CHARACTERS))}
 CONTEXT_LENGTH = 1024
 
+# A tool of a user's.
+ADD = '''
+def add(a: int, b: int) -> int:
+    """Add two numbers.
+
+    Args:
+        a: The first.
+        b: The second.
+    """
+    return a + b
+'''
+
 # As Qwen2.5 and Qwen3 write it: results of tools in a row are one message of the user.
 CHATML = """\
 {%- if tools %}

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.learner_side import TOKEN, LearnerSide
+from tests.loaded_rewards import load_rewards
 from tests.task_streams import close_streams, open_streams
 from tests.tiny_models import CONTEXT_LENGTH
 from volley.rollout.engine import LoadFailed
 from volley.rollout.engine_transformers import TransformersEngine
 from volley.rollout.episodes import Episodes
 from volley.rollout.evaluating import Evaluating
-from volley.rollout.reward_code import load_rewards
 from volley.rollout.tokenizer import Tokenizer
 from volley.rollout.weight_sync import WeightSync
 from volley.rollout.worker import LOAD_ATTEMPTS, Worker

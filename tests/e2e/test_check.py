@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chats import CHATML, save_chat_model
+from tests.chats import ADD, CHATML, save_chat_model
 from tests.command_line import END_S, Ended, under_way, volley
 from tests.processes import CONFIG, TOKEN, write_run
 from tests.waiting import wait_until
@@ -24,16 +24,6 @@ data = "shown.jsonl"
 [evaluation]
 data = "held_out.jsonl"
 """
-TOOLS = '''
-def add(a: int, b: int) -> int:
-    """Add two numbers.
-
-    Args:
-        a: The first.
-        b: The second.
-    """
-    return a + b
-'''
 TOOLS_CONFIG = """
 [model]
 path = "model"
@@ -153,7 +143,7 @@ def test_all_that_is_wrong_is_said_at_once_in_the_words_of_the_run(run):
 def test_a_template_that_does_not_suit_tools_is_found_before_the_cold_start(tmp_path):
     save_chat_model(tmp_path / "model", REWRITING)
     (tmp_path / "config.toml").write_text(TOOLS_CONFIG)
-    (tmp_path / "tools.py").write_text(TOOLS)
+    (tmp_path / "tools.py").write_text(ADD)
     (tmp_path / "train.jsonl").write_text(json.dumps({"prompt": CHAT}))
     answered = [*CHAT, {"role": "assistant", "content": "2"}]
     (tmp_path / "shown.jsonl").write_text(json.dumps({"messages": answered}))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.chats import CHATML, save_chat_model
+from tests.chats import ADD, CHATML, save_chat_model
 from tests.command_line import Ended, volley
 from tests.processes import CONFIG, write_run
 from volley.telemetry.stops import ERROR_PREFIX, ExitCode
@@ -16,19 +16,10 @@ from volley.telemetry.stops import ERROR_PREFIX, ExitCode
 pytestmark = pytest.mark.e2e
 
 PROMPTS = ("sort ba=", "sort dc=", "sort fe=")
-TOOLS = '''
-def add(a: int, b: int) -> int:
-    """Add two numbers.
-
-    Args:
-        a: The first.
-        b: The second.
-    """
-    return a + b
-
+TOOLS = f"""{ADD}
 def said(completions, **columns):
     return [float(len(text)) for text in completions]
-'''
+"""
 CHAT_CONFIG = """
 [model]
 path = "model"

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from tests.reports import REPORT, WORKER
-from volley.learner.api_page import amount, figure, lag, ledger_shares, span
+from volley.learner.api_page import amount, figure, ledger_shares, span
+from volley.learner.health import lag
 from volley.schemas.groups import Version
 from volley.schemas.status import LedgerCounts
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.loaded_rewards import load_rewards
 from volley.rollout.builtin_rewards import (
     answer_match,
     exact_match,
@@ -12,7 +13,6 @@ from volley.rollout.builtin_rewards import (
     words_of,
 )
 from volley.rollout.maths import maths
-from volley.rollout.reward_code import load_rewards
 from volley.rollout.reward_pool import RewardPool
 from volley.schemas.run_spec import BUILTIN_REWARDS, RewardLimits, RewardSpec
 from volley.telemetry.stops import ExitCode, Stop

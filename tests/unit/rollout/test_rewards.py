@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.loaded_rewards import load_rewards
 from volley.rollout.builtin_rewards import exact_match
-from volley.rollout.reward_code import load_rewards
 from volley.rollout.rewards import Reward, RewardFailed, RewardFunction
 from volley.schemas.run_spec import RewardSpec
 from volley.telemetry.stops import ExitCode, Stop

@@ -11,7 +11,7 @@ import volley.launcher.dead
 import volley.learner.__main__
 import volley.rollout.__main__
 from volley.launcher import commands, commands_past
-from volley.launcher.options import Overrides, Panel
+from volley.launcher.options import Config, Overrides, Panel, Url
 from volley.learner.settings import load_settings
 from volley.telemetry.logs import set_up_logs
 from volley.telemetry.stops import reporting_stops
@@ -96,7 +96,7 @@ class DemoEngine(StrEnum):
 
 @app.command(epilog=RUN_EXAMPLES, rich_help_panel=Panel.TRAIN)
 def run(
-    config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
+    config: Config,
     overrides: Overrides = None,
     run_folder: Annotated[
         Path | None,
@@ -138,7 +138,7 @@ commands_past.add_commands(app)
 
 @app.command(epilog=SFT_EXAMPLES, rich_help_panel=Panel.TRAIN)
 def sft(
-    config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
+    config: Config,
     out: Annotated[
         Path | None,
         typer.Argument(help="The folder to make; left out: <run.folder>/<run.name>-cold-start."),
@@ -158,12 +158,7 @@ def sft(
 
 @app.command(epilog=STATUS_EXAMPLES, rich_help_panel=Panel.STEER)
 def status(
-    url: Annotated[
-        str | None,
-        typer.Argument(
-            help="Of the learner; left out: the newest run in ./runs.", show_default=False
-        ),
-    ] = None,
+    url: Url = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Again every second, until Ctrl-C.")
     ] = False,
@@ -199,7 +194,7 @@ def doctor(
 
 @app.command(epilog=CHECK_EXAMPLES, rich_help_panel=Panel.TRY)
 def check(
-    config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
+    config: Config,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="All of it as one object.")] = False,
 ) -> None:
@@ -218,7 +213,7 @@ def check(
 
 @app.command(epilog=EVALUATE_EXAMPLES, rich_help_panel=Panel.TRY)
 def evaluate(
-    config: Annotated[Path, typer.Argument(help="The run's TOML.", show_default=False)],
+    config: Config,
     data: Annotated[
         Path | None,
         typer.Argument(

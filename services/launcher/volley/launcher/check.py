@@ -6,11 +6,9 @@ What is wrong on the way is noted, and what needs it is left out. Nothing stays 
 Redis and no learner is needed.
 """
 
-import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
@@ -28,7 +26,7 @@ from volley.launcher.check_notes import Notes
 from volley.launcher.check_sampling import sample
 from volley.launcher.check_screen import Shown, Token, show_all, show_json
 from volley.launcher.findings import ok
-from volley.launcher.rehearsal import place_of
+from volley.launcher.rehearsal import place_of, temporary_folder
 from volley.learner.policy import Policy
 from volley.learner.settings import Settings
 from volley.telemetry.stops import ExitCode
@@ -40,14 +38,12 @@ Tell = Callable[[str], None]
 def run_check(settings: Settings, code_folder: Path, *, as_json: bool) -> ExitCode:
     """Show what a run would do; the code says whether it would start."""
     notes = Notes()
-    # As Ctrl-C does it: what lies in the temporary folder goes, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # What is waited for is said on the other stream: this one may be read by a program.
     with (
         Console(stderr=True).status("loading the data and the model") as status,
-        TemporaryDirectory(prefix="volley-check-") as folder,
+        temporary_folder("check") as folder,
     ):
-        shown = examine(settings, code_folder, Path(folder), notes, status.update)
+        shown = examine(settings, code_folder, folder, notes, status.update)
     if as_json:
         show_json(shown, notes.findings)
     else:

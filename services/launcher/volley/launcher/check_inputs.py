@@ -11,7 +11,7 @@ import msgspec
 
 from volley.launcher.check_notes import Notes
 from volley.launcher.findings import Finding, ok, warn
-from volley.learner.assembly import read_held_out, tokenised
+from volley.learner.assembly import Files, read_held_out, tokenised
 from volley.learner.batching import TrainSequence
 from volley.learner.chat_frames import framed
 from volley.learner.demonstrations import read_demonstrations
@@ -30,25 +30,15 @@ NUM_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """Data and code as they are read, before any model is."""
-
-    rewards: tuple[RewardSpec, ...]
-    environment: EnvironmentSpec | None
-    rows: list[Row]
-    held_out: list[Row]
-
-
-@dataclass(frozen=True, slots=True)
 class Inputs:
     """All that a group is sampled from, or None in the place of what cannot be used."""
 
     policy: Policy
     rewards: tuple[RewardSpec, ...]
     environment: EnvironmentSpec | None
-    prompts: Prompts | None
-    held_out: Prompts | None
-    demonstrations: list[TrainSequence]
+    prompts: Prompts | None = None
+    held_out: Prompts | None = None
+    demonstrations: Sequence[TrainSequence] = ()
 
 
 def read_files(settings: Settings, code_folder: Path, notes: Notes) -> Files:
@@ -79,7 +69,7 @@ def read_inputs(settings: Settings, files: Files, notes: Notes) -> Inputs | None
         _tokenised("data", files.rows, policy, settings, notes),
         _tokenised("evaluation", files.held_out, policy, settings, notes),
         (section and notes.take("cold start", lambda: read_demonstrations(section.data, policy)))
-        or [],
+        or (),
     )
     _note_inputs(settings, files, inputs, notes)
     if inputs.prompts and not notes.has_mistakes:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from volley.launcher.options import Panel
+from volley.launcher.options import Panel, Url
 from volley.telemetry.stops import ExitCode, Stop, reporting_stops
 
 TOKEN_PLACE = "the file `token` of its run folder, or VOLLEY_TOKEN"
@@ -28,11 +28,6 @@ volley drain 3f2a
 
 VOLLEY_ADMIN_TOKEN=secret volley drain 3f2a http://10.0.0.5:8000
 """
-
-Url = Annotated[
-    str | None,
-    typer.Argument(help="Of the learner; left out: the newest run in ./runs.", show_default=False),
-]
 
 
 def add_commands(app: typer.Typer) -> None:

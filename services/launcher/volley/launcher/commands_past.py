@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from volley.launcher.options import Overrides, Panel
+from volley.launcher.options import AnyRun, Overrides, Panel, StoppedRun
 from volley.telemetry.logs import set_up_logs
 from volley.telemetry.stops import reporting_stops
 
@@ -43,10 +43,6 @@ volley trajectories runs/sums-20260101-120000 --number 17 --logprobs
 volley trajectories runs/sums-20260101-120000 --step 80 --json | jq .reward
 """
 
-StoppedRun = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="Of a run that no learner works on.")
-]
-
 
 def add_commands(app: typer.Typer) -> None:
     """Let `app` have these verbs."""
@@ -57,9 +53,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def export(
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="Of any run, going or not.")
-    ],
+    run_folder: AnyRun,
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
     step: Annotated[
         int | None,
@@ -124,9 +118,7 @@ def replay(
 
 
 def trajectories(
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="Of any run, going or not.")
-    ],
+    run_folder: AnyRun,
     step: Annotated[int | None, typer.Option(min=1, help="All groups of a step.")] = None,
     number: Annotated[int | None, typer.Option(min=0, help="All groups of a prompt.")] = None,
     last: Annotated[

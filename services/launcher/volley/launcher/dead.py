@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from volley.launcher.options import AnyRun
 from volley.learner.dead import DeadLetters, DeadMessage, DeadNumber
 from volley.telemetry.stops import ExitCode, Stop, reporting_stops
 
@@ -31,9 +32,7 @@ app = typer.Typer(no_args_is_help=True)
 @app.callback(epilog=EXAMPLES)
 def dead(
     context: typer.Context,
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="Of any run, going or not.")
-    ],
+    run_folder: AnyRun,
 ) -> None:
     """Look at prompts that a run has skipped or refused, and have them tried again."""
     context.obj = run_folder

@@ -6,11 +6,9 @@ As a run evaluates it: the environment, the rewards and the engine are the confi
 have the keys of evaluations.jsonl. Nothing stays on the disk.
 """
 
-import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import typer
 from rich.console import Console
@@ -18,7 +16,7 @@ from rich.console import Console
 from volley.launcher.check_inputs import Inputs
 from volley.launcher.evaluation_screen import Evaluation, Part, Sample, show, show_json
 from volley.launcher.progress_bar import progress_bar
-from volley.launcher.rehearsal import group_in, place_of, rehearse, task_of
+from volley.launcher.rehearsal import group_in, place_of, rehearse, task_of, temporary_folder
 from volley.learner.advantages import combine_rewards
 from volley.learner.assembly import tokenised
 from volley.learner.chat_frames import framed
@@ -40,10 +38,8 @@ NUM_SAMPLES = 5
 
 def run_evaluation(settings: Settings, code_folder: Path, *, as_json: bool) -> None:
     """Show how well it does; raises Stop naming what cannot be used."""
-    # As Ctrl-C does it: what lies in the temporary folder goes, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with TemporaryDirectory(prefix="volley-evaluate-") as folder:
-        evaluation = evaluate(settings, code_folder, Path(folder))
+    with temporary_folder("evaluate") as folder:
+        evaluation = evaluate(settings, code_folder, folder)
     if as_json:
         show_json(evaluation)
     else:
@@ -101,7 +97,7 @@ def _read(
     stop_token_ids = policy.stop_token_ids(settings.sampling.stop_token_ids)
     environment = framed(environment, policy, stop_token_ids, rows)
     prompts = tokenised(rows, policy, settings)
-    return Inputs(policy, rewards, environment, None, prompts, []), prompts
+    return Inputs(policy, rewards, environment), prompts
 
 
 def _ask(

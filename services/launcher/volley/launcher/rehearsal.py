@@ -6,9 +6,11 @@ in a temporary folder, whose content is told by volley.rollout.rehearsal.
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 from safetensors import SafetensorError
@@ -30,6 +32,14 @@ from volley.telemetry.stops import ExitCode, Stop
 HEAD = Version(1, 0)
 NOBODY = "http://127.0.0.1"
 """The learner of a worker that asks none."""
+
+
+@contextmanager
+def temporary_folder(verb: str) -> Iterator[Path]:
+    """Gone at the end, also where SIGTERM is the end, which from now on does what Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with TemporaryDirectory(prefix=f"volley-{verb}-") as folder:
+        yield Path(folder)
 
 
 def rehearse(

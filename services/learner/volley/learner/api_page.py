@@ -19,10 +19,11 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, StrictUndefined
 from rich.filesize import decimal
 
+from volley.learner.health import lag
 from volley.learner.logged_groups import LoggedGroups
 from volley.learner.served import Served
 from volley.schemas.past import GroupDetails
-from volley.schemas.status import StatusReport, WorkerReport
+from volley.schemas.status import StatusReport
 from volley.telemetry.stops import Stop
 
 FILES = files("volley.learner") / "page_files"
@@ -123,18 +124,10 @@ class NewestGroups:
 
     def _newest(self) -> tuple[GroupDetails, ...]:
         try:
-            page = self._logged.page(None)
-            telling = sorted(page.groups, key=lambda group: not any(group.advantages))
-            shown = telling[:NUM_GROUPS]
-            return tuple(self._logged.details(group.number, page.step) for group in shown)
+            return self._logged.newest(NUM_GROUPS)
         except Stop:
             # Nothing is logged yet, or the step has just been dropped: the next look finds another.
             return ()
-
-
-def lag(report: StatusReport, worker: WorkerReport) -> int | None:
-    """Versions that a worker is behind; None before it has any."""
-    return None if worker.version is None else report.version.step - worker.version.step
 
 
 def ledger_shares(report: StatusReport) -> list[tuple[str, int, float]]:

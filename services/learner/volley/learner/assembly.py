@@ -84,7 +84,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class Files:
     """What a person has written for the run, read before anything that takes long."""
 
     rewards: tuple[RewardSpec, ...]
@@ -93,7 +93,7 @@ class Inputs:
     held_out: list[Row]
 
     @classmethod
-    def read(cls, start: Start) -> "Inputs":
+    def read(cls, start: Start) -> "Files":
         """All of it; raises Stop naming what is wrong."""
         settings = start.settings
         return cls(
@@ -111,13 +111,13 @@ def run_learner(start: Start) -> None:
     """
     settings, folder = start.settings, start.folder
     check_trackers(settings.tracking)
-    inputs = Inputs.read(start)
-    tools = tool_schemas(inputs.environment)
+    files = Files.read(start)
+    tools = tool_schemas(files.environment)
     stopping = stop_on_signals()
     control = Control(stopping)
     with Front(settings.server, folder, start.tokens) as front:
         if warm_up(settings, folder, front, control, stopping, tools):
-            Learner(start, inputs, front, control, stopping).run()
+            Learner(start, files, front, control, stopping).run()
 
 
 class Learner:
@@ -126,7 +126,7 @@ class Learner:
     def __init__(
         self,
         start: Start,
-        inputs: Inputs,
+        files: Files,
         front: Front,
         control: Control,
         stopping: threading.Event,
@@ -139,13 +139,13 @@ class Learner:
         torch.set_num_threads(settings.devices.threads)
         torch.manual_seed(settings.run.seed)
         self._policy = policy = Policy.load(
-            settings.model, settings.devices.learner, tool_schemas(inputs.environment)
+            settings.model, settings.devices.learner, tool_schemas(files.environment)
         )
-        prompts = tokenised(inputs.rows, policy, settings)
+        prompts = tokenised(files.rows, policy, settings)
         stop_token_ids = policy.stop_token_ids(settings.sampling.stop_token_ids)
-        environment = framed(inputs.environment, policy, stop_token_ids, inputs.rows)
+        environment = framed(files.environment, policy, stop_token_ids, files.rows)
         self._start_root = root_of_tensors(policy.published_tensors())
-        identity = identify(settings, folder, self._start_root, inputs.rewards, environment)
+        identity = identify(settings, folder, self._start_root, files.rewards, environment)
         fingerprints = keep_config(start.settings, folder, identity)
         limits = group_limits(settings, policy.vocab_size, folder.run)
 
@@ -162,7 +162,7 @@ class Learner:
         recorded = partial(_recorded, folder, settings)
         self._replay = Replay(policy, self._update, limits, recorded)
         self._alarms = Alarms(settings.alarms)
-        self._evaluations = self._make_evaluations(tokenised(inputs.held_out, policy, settings))
+        self._evaluations = self._make_evaluations(tokenised(files.held_out, policy, settings))
         self._record = Record(folder, progress, prompts, Trackers.of(start.settings, folder))
         disk = Disk(folder.path, settings.checkpoint.min_free_bytes, progress, stopping)
         publisher = Publisher(policy, store)
@@ -171,7 +171,7 @@ class Learner:
             *(self._history, disk, self._alarms, self._evaluations, self._record),
             *(progress, control, stopping),
         )
-        self._served = self._make_served(inputs.rewards, environment, control)
+        self._served = self._make_served(files.rewards, environment, control)
 
     def run(self) -> None:
         """Go on where the run had come to, until its end or until told to stop."""

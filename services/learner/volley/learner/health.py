@@ -89,7 +89,7 @@ def _of_workers(report: StatusReport, rules: HealthRules) -> Iterator[HealthProb
             "its log says why it is not.",
         )
     allowed = rules.max_staleness + BEHIND_S / _seconds_per_step(report)
-    behind = [one for one in report.workers if _lag(one, report) > allowed]
+    behind = [one for one in report.workers if (lag(report, one) or 0) > allowed]
     if behind:
         yield HealthProblem(
             "workers_behind",
@@ -132,8 +132,9 @@ def _seconds_per_step(report: StatusReport) -> float:
     return sum(spent) or 1.0
 
 
-def _lag(worker: WorkerReport, report: StatusReport) -> int:
-    return 0 if worker.version is None else report.version.step - worker.version.step
+def lag(report: StatusReport, worker: WorkerReport) -> int | None:
+    """Versions that a worker is behind; None before it has any."""
+    return None if worker.version is None else report.version.step - worker.version.step
 
 
 def _workers(workers: list[WorkerReport]) -> str:

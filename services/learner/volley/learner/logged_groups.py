@@ -58,6 +58,15 @@ class LoggedGroups:
         """One group of a step, from its first token to its last."""
         wanted = self._newest() if step is None else step
         *_, logged = self._read(Choice(step=wanted, number=number))
+        return self._details(logged)
+
+    def newest(self, most: int) -> tuple[GroupDetails, ...]:
+        """At most so many groups of the newest step that is logged, first those that teach."""
+        groups = {one.group.number: one for one in self._read(Choice(step=self._newest()))}
+        telling = sorted(groups.values(), key=lambda one: not any(one.advantages_G))
+        return tuple(map(self._details, telling[:most]))
+
+    def _details(self, logged: _Logged) -> GroupDetails:
         record, group = logged.record, logged.group
         text_of = self._detokenizer_of(record.config_hash).text_of
         return GroupDetails(

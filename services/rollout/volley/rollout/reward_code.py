@@ -31,11 +31,3 @@ def import_rewards(codes: Sequence[UserCode], code_folder: Path) -> tuple[Reward
     """The functions in order, imported into this process; raises Stop with the traceback."""
     imports = Imports(code_folder)
     return tuple(Reward(code.name, imports.take(code)) for code in codes)
-
-
-def load_rewards(specs: Sequence[RewardSpec], code_folder: Path) -> tuple[Reward, ...]:
-    """All functions in order, in this process, for whoever needs no protection from them."""
-    codes = {s.name: read_reward_code(s, code_folder) for s in specs if not is_trusted(s)}
-    imported = import_rewards(tuple(codes.values()), code_folder)
-    functions = {**BUILTIN, **dict(zip(codes, imported, strict=True))}
-    return tuple(functions[spec.name] for spec in specs)
