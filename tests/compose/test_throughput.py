@@ -28,7 +28,7 @@ ENDLESS_CONFIG = (
     .replace("lease_s = 2.0", "max_staleness = 5")
 )
 NUM_GENERATIONS = 4
-STEPS_PER_WORKER = 4
+STEPS_PER_WORKER = 2
 """Taken twice: until little is left of what one worker had leased for itself, and to measure."""
 LEAST_RATIO = 2.5
 

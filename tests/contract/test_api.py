@@ -116,7 +116,7 @@ def test_a_waiting_poll_is_let_go_when_the_learner_stops(get, store):
     # The poll has arrived by the time that a later one has waited.
     assert get("/v1/weights?have=1.0&wait=0.1").status == 204
     store.close()
-    poll.join(5)
+    poll.join(30)
     assert answers == [204]
 
 

@@ -201,7 +201,7 @@ def test_a_front_tells_that_a_run_has_diverged(front, learner, pool, capsys):
     listener = threading.Thread(target=lambda: hear(json.loads(capsys.readouterr().out)["url"]))
     with pytest.raises(Stop):
         run()
-    listener.join(5)
+    listener.join(30)
     assert heard[-1].name == "end"
     assert heard[-1].data == {
         "state": "stopped",

@@ -149,11 +149,11 @@ def test_a_worker_is_drained_and_the_run_is_stopped(page, folder):
     expect(drain).to_be_focused()
     drain.press("Enter")
     page.get_by_role("button", name="Go on").click()
-    expect(said(page)).to_contain_text("No worker is there", timeout=20_000)
+    expect(said(page)).to_contain_text("No worker is there", timeout=60_000)
     expect(page.locator("#health")).to_have_class(re.compile("critical"))
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Go on").click()
-    expect(said(page)).to_contain_text("The learner has stopped", timeout=20_000)
+    expect(said(page)).to_contain_text("The learner has stopped", timeout=60_000)
 
 
 def admin_token(folder: Path) -> str:

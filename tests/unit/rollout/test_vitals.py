@@ -37,7 +37,7 @@ def server():
 
 def get(server: VitalsServer, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
     with urllib3.PoolManager(retries=False) as pool:
-        answer = pool.request("GET", server.url + path, headers=headers, timeout=5)
+        answer = pool.request("GET", server.url + path, headers=headers, timeout=30)
         return answer.status, answer.data.decode()
 
 
