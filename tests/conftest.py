@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import importlib
 import importlib.util
+import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,18 @@ def vllm() -> None:
     # vLLM looks into the __dict__ of all that modules hold. This object, which other tests may have
     # loaded by way of bm25s, makes a function of every name that it is asked for.
     importlib.import_module("llvmlite.binding.ffi").lib._fntab["__dict__"] = {}
+
+
+@pytest.fixture(autouse=True)
+def no_logs_of_another_test() -> Iterator[None]:
+    """A command that is called in this process sets up logs, to a stream that its test closes."""
+    root, ours = logging.getLogger(), logging.getLogger("volley")
+    before, level = root.handlers.copy(), ours.level
+    yield
+    for handler in root.handlers.copy():
+        if handler not in before:
+            root.removeHandler(handler)
+    ours.setLevel(level)
 
 
 @pytest.fixture

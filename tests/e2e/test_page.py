@@ -9,13 +9,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from tests.e2e.test_run import ENDLESS, START_S, running, steps_on
 from tests.processes import write_run
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+
+expect.set_options(timeout=1000 * START_S)
 
 WIDTHS = (390, 1440)
 NUM_CURVES = 6
@@ -149,11 +151,17 @@ def test_a_worker_is_drained_and_the_run_is_stopped(page, folder):
     expect(drain).to_be_focused()
     drain.press("Enter")
     page.get_by_role("button", name="Go on").click()
-    expect(said(page)).to_contain_text("No worker is there", timeout=60_000)
+    expect(said(page)).to_contain_text("No worker is there")
     expect(page.locator("#health")).to_have_class(re.compile("critical"))
+    late = page.content()
+    held: list[Route] = []
+    page.route(re.compile("/$"), lambda route: route.abort() if held else held.append(route))
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Go on").click()
-    expect(said(page)).to_contain_text("The learner has stopped", timeout=60_000)
+    expect(said(page)).to_contain_text("The learner has stopped")
+    held[0].fulfill(body=late, content_type="text/html")
+    page.wait_for_function("() => !refreshing")
+    expect(said(page)).to_contain_text("The learner has stopped")
 
 
 def admin_token(folder: Path) -> str:

@@ -164,10 +164,10 @@ def test_another_root_than_announced_is_refused_and_logged(follow, caplog):
             f"/v1/blobs/{blob.hash}": content,
         }
         sync = follow(learner.url)
-        wait_until(lambda: sync.num_refused)
+        wait_until(lambda: "announced another root" in caplog.text)
+        assert sync.num_refused
         with sync.newest() as weights:
             assert weights is None
-        assert "announced another root" in caplog.text
         sync.close(timeout_s=10)
 
 

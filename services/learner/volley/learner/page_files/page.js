@@ -12,7 +12,9 @@ const link = document.getElementById("link");
 async function refresh() {
   const answer = await fetch(at("/"));
   if (!answer.ok) return;
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const text = await answer.text();
+  if (isAway) return; // An answer that was under way when the learner went knows less than the page.
+  const fresh = new DOMParser().parseFromString(text, "text/html");
   document.title = fresh.title;
   root.dataset.state = fresh.documentElement.dataset.state;
   for (const part of document.querySelectorAll("[data-live]")) {
@@ -46,6 +48,7 @@ function become(old, now) {
   }
 }
 
+let isAway = false; // The learner has ended or does not answer, and the page says so.
 let refreshing = false;
 let again = false;
 async function refreshSoon() {
@@ -215,6 +218,7 @@ document.addEventListener("click", (event) => {
 // --- what happens
 
 function end(look, sentence, fix) {
+  isAway = true;
   const health = document.getElementById("health");
   health.className = `health ${look}`;
   const list = document.createElement("ul");
@@ -231,7 +235,10 @@ function listen() {
     keep(kind, JSON.parse(event.data));
     drawSoon();
   };
-  events.addEventListener("open", () => (link.textContent = "live"));
+  events.addEventListener("open", () => {
+    isAway = false;
+    link.textContent = "live";
+  });
   events.addEventListener("status", refreshSoon);
   events.addEventListener("step", line("steps"));
   events.addEventListener("evaluation", line("evaluations"));
