@@ -15,7 +15,7 @@ from pathlib import Path
 
 FORKING = get_context("forkserver")
 FORKING.set_forkserver_preload(["volley.learner.assembly", "volley.rollout.assembly"])
-END_S = 180.0
+END_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

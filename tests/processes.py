@@ -16,8 +16,8 @@ from volley.schemas.status import StatusReport
 from volley.transport.learner_client import LearnerClient
 
 TOKEN = "a-token-for-tests"
-STOP_S = 90.0
-START_S = 180.0
+STOP_S = 30.0
+START_S = 90.0
 
 # Rewards that a random model gets some signal from.
 REWARDS = """

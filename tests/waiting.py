@@ -10,7 +10,7 @@ _Found = TypeVar("_Found")
 LOOK_INTERVAL_S = 0.01
 
 
-def wait_until(look: Callable[[], _Found | None], deadline_s: float = 60.0) -> _Found:
+def wait_until(look: Callable[[], _Found | None], deadline_s: float = 20.0) -> _Found:
     """The first answer of `look` that is true; fails the test when none comes in time."""
     ends = time.monotonic() + deadline_s
     pause = threading.Event()

@@ -73,7 +73,7 @@ def test_a_load_that_breaks_off_is_tried_again_and_the_worker_goes_on(
         worker.start()
         (group,) = side.collect(1).values()
         leaving.set()
-        worker.join(60)
+        worker.join(20)
     assert isinstance(group, Group)
     assert engine.num_loads == LOAD_ATTEMPTS
     assert caplog.text.count("broken off") == LOAD_ATTEMPTS - 1

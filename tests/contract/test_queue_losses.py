@@ -127,7 +127,7 @@ def test_an_emptied_redis_is_noticed_by_a_learner_that_waits(learner, raw):
         wait_until(lambda: raw.info("clients")["blocked_clients"] == 1)
         raw.flushall()
         with pytest.raises(QueueForgotten):
-            waiting.result(timeout=30)
+            waiting.result(timeout=5)
 
 
 def test_a_worker_outlives_an_emptied_redis(learner, worker, raw):

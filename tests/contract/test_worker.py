@@ -20,7 +20,7 @@ from volley.schemas.run_spec import EnvironmentSpec, RewardLimits, RewardSpec
 from volley.telemetry.stops import Stop
 from volley.transport.tensors import hash_bytes
 
-JOIN_S = 90.0
+JOIN_S = 30.0
 
 
 class RunningWorker:

@@ -15,7 +15,7 @@ from volley.transport.learner_client import LearnerUnavailable
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
-DEADLINE_S = 180.0
+DEADLINE_S = 90.0
 COLD_START = """
 [checkpoint]
 every_steps = 2

@@ -14,7 +14,7 @@ from volley.learner.export import export
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
-DEADLINE_S = 180.0
+DEADLINE_S = 90.0
 LORA = CONFIG.replace('path = "model"', 'path = "model"\nlora_r = 1').replace(
     "steps = 3", "steps = 6"
 )

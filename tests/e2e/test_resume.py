@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
-DEADLINE_S = 180.0
+DEADLINE_S = 90.0
 DURABLE = """
 [checkpoint]
 every_steps = 2

@@ -19,7 +19,7 @@ from volley.transport.learner_client import LearnerClient, LearnerUnavailable
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
-START_S = 120.0
+START_S = 60.0
 ENDLESS = CONFIG.replace("steps = 3", "steps = 100000")
 RAISING_REWARD = """
 def variety(prompts, completions, **columns):

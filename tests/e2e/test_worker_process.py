@@ -15,8 +15,8 @@ from volley.transport.tensors import hash_bytes
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
-START_S = 180.0
-LEAVE_S = 60.0
+START_S = 60.0
+LEAVE_S = 15.0
 
 HANGING = b"""
 import threading

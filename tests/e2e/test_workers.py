@@ -23,7 +23,7 @@ from volley.transport.redis_stream import connect
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
-START_S = 180.0
+START_S = 60.0
 LEASE_S = 2.0
 TASKS = "volley:{run}:tasks"
 

@@ -32,7 +32,7 @@ from volley.transport.redis_stream import connect
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 
-DEADLINE_S = 180.0
+DEADLINE_S = 90.0
 LEASE_S = 1.0
 DURABLE = """
 [checkpoint]

@@ -9,7 +9,7 @@ from tests.run_folders import is_clean
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 
-DEADLINE_S = 180.0
+DEADLINE_S = 90.0
 DURABLE = """
 [checkpoint]
 every_steps = 2

@@ -14,7 +14,7 @@ from volley.learner.past_run import open_run
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 180.0
+DEADLINE_S = 90.0
 DURABLE = """
 [checkpoint]
 keep_all_steps = true

@@ -94,7 +94,7 @@ def assert_are(
 
 def test_published_weights_are_offered_once(store, sync):
     manifest = publish(store, 0)
-    assert sync.wait(timeout_s=60)
+    assert sync.wait(timeout_s=20)
     with sync.newest() as weights:
         assert_are(weights, 0)
     assert sync.head == manifest
@@ -118,12 +118,12 @@ def test_the_newest_weights_win_over_those_that_nobody_took(store, sync):
 
 def test_weights_stay_as_they_are_while_they_are_being_loaded(store, sync):
     publish(store, 0)
-    assert sync.wait(timeout_s=60)
+    assert sync.wait(timeout_s=20)
     with sync.newest() as weights:
         for step in (1, 2):
             publish(store, step)
             wait_for_head(sync, step)
-        assert sync.wait(timeout_s=60)
+        assert sync.wait(timeout_s=20)
         assert root_of(weights.content) == weights.manifest.root
         assert_are(weights, 0)
 
@@ -132,7 +132,7 @@ def test_two_buffers_serve_every_version(store, sync):
     buffers = set()
     for step in range(6):
         publish(store, step)
-        assert sync.wait(timeout_s=60)
+        assert sync.wait(timeout_s=20)
         with sync.newest() as weights:
             assert_are(weights, step)
             buffers.add(id(weights.content))
@@ -149,7 +149,7 @@ def test_flipped_bits_are_refused_until_the_right_bytes_come(store, follow, lear
     with sync.newest() as weights:
         assert weights is None
     file.write_bytes(right)
-    assert sync.wait(timeout_s=60)
+    assert sync.wait(timeout_s=20)
     with sync.newest() as weights:
         assert_are(weights, 0)
 
@@ -175,7 +175,7 @@ def test_adapters_are_added_to_a_base_that_is_downloaded_once(store, sync, tmp_p
     base = store.add_base(tensors_of(0))
     for step in range(4):
         publish_adapters(store, base, step)
-        assert sync.wait(timeout_s=60)
+        assert sync.wait(timeout_s=20)
         with sync.newest() as weights:
             assert_are(weights, step, adapted)
         (tmp_path / f"{base.hash}.safetensors").unlink(missing_ok=True)
@@ -183,7 +183,7 @@ def test_adapters_are_added_to_a_base_that_is_downloaded_once(store, sync, tmp_p
 
 def test_another_base_is_downloaded_and_whole_tensors_need_none(store, sync):
     def offered(step, expected_of):
-        assert sync.wait(timeout_s=60)
+        assert sync.wait(timeout_s=20)
         with sync.newest() as weights:
             assert_are(weights, step, expected_of)
 
@@ -202,7 +202,7 @@ def test_adapters_that_make_another_root_are_refused_and_the_base_fetched_again(
 ):
     base = store.add_base(tensors_of(0))
     publish_adapters(store, base, 0)
-    assert sync.wait(timeout_s=60)
+    assert sync.wait(timeout_s=20)
     with sync.newest() as weights:
         assert_are(weights, 0, adapted)
     file = tmp_path / f"{base.hash}.safetensors"
@@ -216,7 +216,7 @@ def test_adapters_that_make_another_root_are_refused_and_the_base_fetched_again(
     with sync.newest() as weights:
         assert weights is None
     file.write_bytes(right)
-    assert sync.wait(timeout_s=60)
+    assert sync.wait(timeout_s=20)
     with sync.newest() as weights:
         assert_are(weights, 2, adapted)
 
@@ -226,14 +226,14 @@ def test_adapters_that_do_not_fit_their_base_are_refused_and_logged(store, sync,
     wait_until(lambda: "a change of a, which the base does not have" in caplog.text)
     assert sync.num_refused
     publish_adapters(store, store.add_base(tensors_of(0)), 2)
-    assert sync.wait(timeout_s=60)
+    assert sync.wait(timeout_s=20)
     with sync.newest() as weights:
         assert_are(weights, 2, adapted)
 
 
 def test_the_end_of_the_run_is_seen(store, sync):
     publish(store, 0)
-    assert sync.wait(timeout_s=60)
+    assert sync.wait(timeout_s=20)
     assert not sync.is_finished
     store.finish()
     wait_until(lambda: sync.is_finished)
@@ -257,13 +257,13 @@ def test_a_learner_that_is_away_is_waited_for_with_one_line_in_the_log(follow, s
     publish(store, 0)
     with serving(store) as url:
         sync = follow(url)
-        assert sync.wait(timeout_s=60)
+        assert sync.wait(timeout_s=20)
         with sync.newest() as weights:
             assert_are(weights, 0)
     wait_until(lambda: "waiting for the learner" in caplog.text)
     with serving(store, port=int(url.rpartition(":")[2])):
         publish(store, 1)
-        assert sync.wait(timeout_s=60)
+        assert sync.wait(timeout_s=20)
         sync.close(timeout_s=10)
     assert caplog.text.count("waiting for the learner") == 1
     assert caplog.text.count("is back") == 1
