@@ -229,7 +229,6 @@ function end(look, sentence, fix) {
 }
 
 function listen() {
-  let hasEnded = false;
   const events = new EventSource(at("/v1/events"));
   const line = (kind) => (event) => {
     keep(kind, JSON.parse(event.data));
@@ -244,7 +243,6 @@ function listen() {
   events.addEventListener("evaluation", line("evaluations"));
   events.addEventListener("end", (event) => {
     events.close();
-    hasEnded = true;
     const { state, reason, exit_code: code } = JSON.parse(event.data);
     link.textContent = "the learner has ended";
     const isFinished = state === "finished";
@@ -252,7 +250,6 @@ function listen() {
     end(isFinished ? "ok" : "gone", sentence, `${reason}. The run folder has all of it.`);
   });
   events.addEventListener("error", () => {
-    if (hasEnded) return;
     link.textContent = "no connection";
     end("gone", "The learner does not answer.", "It has ended, or the connection has; this page goes on trying. See the run folder's logs/, or start the same command again.");
   });
