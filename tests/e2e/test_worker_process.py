@@ -1,8 +1,6 @@
 """A worker as a process: how it starts, and how it leaves when told to."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -66,11 +64,3 @@ def test_a_second_signal_ends_a_worker_at_once(hanging_side, tmp_path):
         worker.process.send_signal(signal.SIGINT)
         assert worker.process.wait(LEAVE_S) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert hanging_side.queue.collect(block_s=0) == []
-
-
-def test_help_does_not_wait_for_torch():
-    code = (
-        "import sys; from volley.rollout.__main__ import rollout; "
-        "assert not {'torch', 'transformers', 'redis'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

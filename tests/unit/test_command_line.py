@@ -34,10 +34,13 @@ def test_the_help_of_every_verb_has_an_example(verb: str):
     assert f"volley {verb}" in examples
 
 
-def test_help_loads_nothing_that_is_slow_to_load():
-    program = [sys.executable, "-X", "importtime", "-m", "volley.launcher", "--help"]
+@pytest.mark.parametrize(
+    ("service", "word"), [("launcher", "demo"), ("learner", "Usage"), ("rollout", "--learner")]
+)
+def test_help_loads_nothing_that_is_slow_to_load(service: str, word: str):
+    program = [sys.executable, "-X", "importtime", "-m", f"volley.{service}", "--help"]
     shown = subprocess.run(program, capture_output=True, text=True, check=True)
-    assert "demo" in shown.stdout
+    assert word in shown.stdout
     modules = [line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()]
     loaded = {module.partition(".")[0] for module in modules}
     assert {"typer", "volley"} <= loaded
